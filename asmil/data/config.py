@@ -1,0 +1,98 @@
+"""The `data` and `protocol` sections of an experiment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from asmil.config import StrictModel
+
+__all__ = ["DataConfig", "InnerConfig", "LabelColumns", "ProtocolConfig"]
+
+
+class LabelColumns(StrictModel):
+    """Which columns of the label table mean what.
+
+    Attributes:
+        table: CSV, TSV or Parquet file of labels; None reads the table inside the store.
+        id: Column of stored slide (or bag) ids.
+        group: Column of the unit that must never be split, usually the patient; None if there is none.
+        target: Column of the class label.
+        time: Column of the follow-up time.
+        event: Column that is 1 where the event was observed.
+        split: Column of an official split with values train, val and test.
+        covariates: Clinical columns for the baseline beside the model.
+    """
+
+    table: str | None = None
+    id: str = "slide"
+    group: str | None = None
+    target: str | None = None
+    time: str | None = None
+    event: str | None = None
+    split: str | None = None
+    covariates: tuple[str, ...] = ()
+
+
+class DataConfig(StrictModel):
+    """Where bags and labels are and how bags are batched.
+
+    Attributes:
+        store: Directory or URI of an Arrow bag store.
+        labels: Meaning of the label columns.
+        bag: `slide`: one bag per stored slide; `patient`: all slides of a group form one bag.
+        batch_instances: Upper bound of instances in one micro-batch; a larger bag is a micro-batch of its own.
+        prefetch_threads: Threads that read ahead; 0 reads in the training thread.
+        allow_missing: Drop labels without bags and bags without labels (listed in the log) instead of refusing.
+    """
+
+    store: str
+    labels: LabelColumns = LabelColumns()
+    bag: Literal["slide", "patient"] = "slide"
+    batch_instances: int = Field(default=100_000, ge=1)
+    prefetch_threads: int = Field(default=2, ge=0, le=64)
+    allow_missing: bool = False
+
+
+class InnerConfig(StrictModel):
+    """The inner validation part cut from an outer training part: a holdout share, or k folds."""
+
+    holdout: float | None = Field(default=None, gt=0, lt=1)
+    folds: int | None = Field(default=None, ge=2)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> InnerConfig:
+        if (self.holdout is None) == (self.folds is None):
+            raise ValueError("give exactly one of holdout (a share) and folds (a number)")
+        return self
+
+
+class ProtocolConfig(StrictModel):
+    """How bags are split and which numbers may be selected on.
+
+    Attributes:
+        kind: `honest`, or `published` to reproduce a protocol that selects on the test part (classic sets only).
+        scheme: `kfold` outer folds; `holdout` one random test part; `official` the split column of the label table.
+        folds: Outer folds of `kfold`.
+        repeats: Repetitions of the whole scheme with other split seeds.
+        seeds: Training seeds per fold.
+        test_fraction: Test share of `holdout`.
+        split_seed: Seed of the first repeat; repeat r uses split_seed + r.
+        independent_bags: Bags have no groups and may be split one by one.
+        epoch_rule: `last` epoch, or `best_validation`.
+        inner: Validation part inside each outer training part.
+        search: `nested` one study per outer fold; `transferred` and `fixed` take a configuration as given.
+    """
+
+    kind: Literal["honest", "published"] = "honest"
+    scheme: Literal["kfold", "holdout", "official"] = "kfold"
+    folds: int = Field(default=5, ge=2)
+    repeats: int = Field(default=1, ge=1)
+    seeds: int = Field(default=1, ge=1)
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    split_seed: int = Field(default=0, ge=0)
+    independent_bags: bool = False
+    epoch_rule: Literal["last", "best_validation"] = "last"
+    inner: InnerConfig = InnerConfig(holdout=0.15)
+    search: Literal["nested", "transferred", "fixed"] = "nested"
