@@ -1,0 +1,98 @@
+"""Classification metrics of a set of bags: scikit-learn's definitions, with one-class sets answered by a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+
+from asmil.errors import DataError
+from asmil.metrics.values import Metric
+
+__all__ = ["classification_metrics"]
+
+
+def classification_metrics(
+    probabilities_BC: np.ndarray,
+    labels_B: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    bag_ids: Sequence[str] | None = None,
+) -> dict[str, Metric]:
+    """Accuracy, macro F1, macro AUC and balanced accuracy of predicted class probabilities.
+
+    The predicted class is the most probable one, the first of several. What compares classes is null on bags of one
+    class (`one_class`). Where some but not all classes occur (`absent_class`), the AUC is null, and macro F1 and
+    balanced accuracy are scikit-learn's (F1 over the classes among labels and predictions, recall over those among
+    the labels) with the reason beside them, because they average over other classes than a full set would.
+
+    Args:
+        probabilities_BC: Probability of each class, or any score that grows with it.
+        labels_B: Index of the true class.
+        class_names: The C classes, in the order of the columns.
+        bag_ids: Names of the bags for error messages; row numbers are used without it.
+
+    Returns:
+        `accuracy`, `macro_f1`, `macro_auc` (binary: of class 1; else the mean over one-vs-rest) and
+        `balanced_accuracy`. All are null with reason `too_few` without bags.
+
+    Raises:
+        DataError: Shapes that do not fit, labels outside the classes, or non-finite probabilities (bags named).
+    """
+    probabilities_BC = np.asarray(probabilities_BC, dtype=np.float64)
+    labels_B = np.asarray(labels_B)
+    _check(probabilities_BC, labels_B, class_names, bag_ids)
+    if len(labels_B) == 0:
+        return dict.fromkeys(("accuracy", "macro_f1", "macro_auc", "balanced_accuracy"), Metric(None, "too_few"))
+    predicted_B = probabilities_BC.argmax(axis=1)
+    accuracy = Metric(float(accuracy_score(labels_B, predicted_B)))
+    present = np.unique(labels_B)
+    if len(present) == 1:
+        undefined = Metric(None, "one_class")
+        return {
+            "accuracy": accuracy,
+            "macro_f1": undefined,
+            "macro_auc": undefined,
+            "balanced_accuracy": undefined,
+        }
+    warning = None if len(present) == len(class_names) else "absent_class"
+    f1 = f1_score(labels_B, predicted_B, average="macro")
+    recall = recall_score(labels_B, predicted_B, labels=present, average="macro")
+    return {
+        "accuracy": accuracy,
+        "macro_f1": Metric(float(f1), warning),
+        "macro_auc": Metric(None, warning) if warning else Metric(_macro_auc(probabilities_BC, labels_B)),
+        "balanced_accuracy": Metric(float(recall), warning),
+    }
+
+
+def _macro_auc(probabilities_BC: np.ndarray, labels_B: np.ndarray) -> float:
+    num_classes = probabilities_BC.shape[1]
+    ranked = (1,) if num_classes == 2 else range(num_classes)
+    return float(np.mean([roc_auc_score(labels_B == c, probabilities_BC[:, c]) for c in ranked]))
+
+
+def _check(
+    probabilities_BC: np.ndarray, labels_B: np.ndarray, class_names: Sequence[str], bag_ids: Sequence[str] | None
+) -> None:
+    num_classes = len(class_names)
+    expected = (len(labels_B), num_classes)
+    if num_classes < 2 or probabilities_BC.shape != expected:
+        raise DataError(
+            f"class probabilities have shape {probabilities_BC.shape}; {len(labels_B)} labels and the classes "
+            f"{list(class_names)} need shape {expected} with at least two classes"
+        )
+    names = np.arange(len(labels_B)) if bag_ids is None else np.asarray(bag_ids)
+    broken = ~np.isfinite(probabilities_BC).all(axis=1)
+    if broken.any():
+        raise DataError(
+            f"class probabilities are not finite for {broken.sum()} of {len(names)} bags "
+            f"({', '.join(map(str, names[broken][:5]))}); the model diverged, lower train.lr or use float32 precision"
+        )
+    unknown = ~np.isin(labels_B, np.arange(num_classes))
+    if unknown.any():
+        raise DataError(
+            f"bag {names[unknown][0]} has label {labels_B[unknown][0]}; expected an index from 0 to {num_classes - 1} "
+            f"into the classes {list(class_names)}"
+        )

@@ -1,0 +1,82 @@
+"""Classification metrics against counts and ranks worked out by hand or by brute force."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asmil.errors import DataError
+from asmil.metrics.classification import classification_metrics
+from asmil.metrics.values import Metric
+
+ONE_CLASS = Metric(None, "one_class")
+
+
+def _auc(score: np.ndarray, positive: np.ndarray) -> float:
+    pairs = [(a > b) + 0.5 * (a == b) for a, b in itertools.product(score[positive], score[~positive])]
+    return float(np.mean(pairs))
+
+
+def test_binary_metrics_by_hand() -> None:
+    positive = np.array([0.1, 0.4, 0.6, 0.8, 0.8, 0.3])
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    metrics = classification_metrics(np.stack((1 - positive, positive), axis=1), labels, ("normal", "tumour"))
+    assert metrics["accuracy"] == Metric(pytest.approx(4 / 6))
+    assert metrics["macro_f1"] == Metric(pytest.approx(2 / 3))
+    assert metrics["macro_auc"] == Metric(pytest.approx(7 / 9))
+    assert metrics["balanced_accuracy"] == Metric(pytest.approx(2 / 3))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), *[st.integers(0, 4)] * 3), min_size=1, max_size=14))
+@settings(max_examples=100)
+def test_three_class_metrics_equal_their_definitions(rows: list[tuple[int, int, int, int]]) -> None:
+    labels, scores = np.array([r[0] for r in rows]), np.array([r[1:] for r in rows], dtype=float)
+    metrics = classification_metrics(scores, labels, ("a", "b", "c"))
+    predicted, present = scores.argmax(axis=1), sorted(set(labels.tolist()))
+    assert metrics["accuracy"].value == pytest.approx((predicted == labels).mean())
+    if len(present) == 1:
+        assert metrics["macro_f1"] == metrics["macro_auc"] == metrics["balanced_accuracy"] == ONE_CLASS
+        return
+    recall = [(predicted[labels == c] == c).mean() for c in present]
+    f1 = [
+        2 * ((predicted == c) & (labels == c)).sum() / ((predicted == c).sum() + (labels == c).sum())
+        for c in sorted({*present, *predicted.tolist()})
+    ]
+    warning = None if len(present) == 3 else "absent_class"
+    assert metrics["balanced_accuracy"] == Metric(pytest.approx(np.mean(recall)), warning)
+    assert metrics["macro_f1"] == Metric(pytest.approx(np.mean(f1)), warning)
+    if warning:
+        assert metrics["macro_auc"] == Metric(None, warning)
+    else:
+        assert metrics["macro_auc"].value == pytest.approx(np.mean([_auc(scores[:, c], labels == c) for c in range(3)]))
+
+
+def test_one_class_and_no_bags_give_reasons() -> None:
+    one = classification_metrics(np.array([[0.2, 0.8], [0.9, 0.1]]), np.array([1, 1]), ("a", "b"))
+    assert one == {
+        "accuracy": Metric(0.5),
+        "macro_f1": ONE_CLASS,
+        "macro_auc": ONE_CLASS,
+        "balanced_accuracy": ONE_CLASS,
+    }
+    none = classification_metrics(np.zeros((0, 2)), np.zeros(0, dtype=int), ("a", "b"))
+    assert set(none) == set(one)
+    assert set(none.values()) == {Metric(None, "too_few")}
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "classes", "message"),
+    [
+        ([[0.5, 0.5], [np.nan, 0.5]], [0, 1], "ab", r"1 of 2 bags \(s2\)"),
+        ([[0.5, 0.5], [0.5, 0.5]], [0, 2], "ab", "bag s2 has label 2"),
+        ([[0.5, 0.5], [0.5, 0.5]], [0, 1], "abc", "need shape"),
+        ([[1.0], [1.0]], [0, 0], "a", "at least two classes"),
+    ],
+)
+def test_bad_input_is_refused(probabilities: list[list[float]], labels: list[int], classes: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        classification_metrics(np.array(probabilities), np.array(labels), classes, bag_ids=("s1", "s2"))
