@@ -1,0 +1,1 @@
+"""Bags, labels and splits: stored, joined, cut and read. Knows no model, task or metric."""
