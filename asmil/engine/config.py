@@ -27,6 +27,7 @@ class TrainConfig(StrictModel):
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         seed: Seed of initial weights, order, drops and dropout.
         evaluate_every: Epochs between validations; the last epoch is always validated.
+        checkpoint_seconds: Least time between checkpoints; 0 saves one after every epoch.
         stability_bags: Training bags whose attention is compared from epoch to epoch; 0 turns it off.
     """
 
@@ -42,4 +43,5 @@ class TrainConfig(StrictModel):
     device: str = "auto"
     seed: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=1, ge=1)
+    checkpoint_seconds: float = Field(default=20.0, ge=0)
     stability_bags: int = Field(default=8, ge=0)

@@ -115,6 +115,19 @@ class PreparedTask(Protocol):
         """The task's own figures, from the predictions of one or several test folds."""
         ...
 
+    def calibrate(self, train: Predictions) -> PreparedTask:
+        """The task with what can only be fitted on a trained model's predictions: cuts and thresholds.
+
+        The engine calls it once after training and predicts, stores and exports with the task it returns.
+
+        Args:
+            train: Predictions of the bags the model was trained on, and of no others.
+
+        Returns:
+            A new prepared task, or this one if there is nothing to fit.
+        """
+        return self
+
     def to_state(self) -> dict[str, Any]:
         """Everything fitted, as JSON-serialisable data."""
         ...

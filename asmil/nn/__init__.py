@@ -1,0 +1,1 @@
+"""Models: aggregators over packed bags, the attention anchor, heads and losses."""

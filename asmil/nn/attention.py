@@ -27,13 +27,19 @@ ENTMAX_BISECTIONS = 40
 
 def split_bags(values_MK: Tensor, offsets: Tensor) -> tuple[Tensor, ...]:
     """The rows of each bag, as views."""
-    return values_MK.split(offsets.diff().tolist())
+    if len(offsets) == 2:
+        return (values_MK,)
+    return torch.split(values_MK, offsets.diff().tolist())
 
 
 def _bag_by_bag(function: Callable[[Tensor], Tensor], values_MK: Tensor, offsets: Tensor) -> Tensor:
     if len(offsets) == 2:
         return function(values_MK)
     return torch.cat([function(values_NK) for values_NK in split_bags(values_MK, offsets)])
+
+
+def _tempered(scores_MK: Tensor, temperature: float) -> Tensor:
+    return scores_MK if temperature == 1 else scores_MK / temperature
 
 
 def log_softmax(scores_MK: Tensor, offsets: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -51,13 +57,13 @@ def log_softmax(scores_MK: Tensor, offsets: Tensor, *, temperature: float = 1.0)
         >>> log_softmax(torch.zeros(3, 1), torch.tensor([0, 2, 3])).exp().T
         tensor([[0.5000, 0.5000, 1.0000]])
     """
-    return _bag_by_bag(lambda scores_NK: F.log_softmax(scores_NK, dim=0), scores_MK / temperature, offsets)
+    return _bag_by_bag(lambda scores_NK: F.log_softmax(scores_NK, dim=0), _tempered(scores_MK, temperature), offsets)
 
 
 def log_nsf(scores_MK: Tensor, offsets: Tensor, *, temperature: float = 1.0, eps: float = 0.0) -> Tensor:
     """Logarithm of the normalized sigmoid `sigmoid(s / tau) / (sum of sigmoid(s / tau) + eps)` (ASMIL, Eq. 5).
 
-    Computed as logsigmoid minus logsumexp, so that very negative scores, a single instance and half-precision inputs
+    Computed as the log-softmax of logsigmoid, so that very negative scores, a single instance and half-precision inputs
     stay exact.
 
     Args:
@@ -75,12 +81,12 @@ def log_nsf(scores_MK: Tensor, offsets: Tensor, *, temperature: float = 1.0, eps
     """
 
     def normalize(log_sigmoid_NK: Tensor) -> Tensor:
+        if eps == 0:
+            return F.log_softmax(log_sigmoid_NK, dim=0)
         log_sum_K = log_sigmoid_NK.logsumexp(dim=0)
-        if eps > 0:
-            log_sum_K = torch.logaddexp(log_sum_K, torch.full_like(log_sum_K, eps).log())
-        return log_sigmoid_NK - log_sum_K
+        return log_sigmoid_NK - torch.logaddexp(log_sum_K, torch.full_like(log_sum_K, eps).log())
 
-    return _bag_by_bag(normalize, F.logsigmoid(scores_MK / temperature), offsets)
+    return _bag_by_bag(normalize, F.logsigmoid(_tempered(scores_MK, temperature)), offsets)
 
 
 def log_softmax_nsf_mixture(scores_MK: Tensor, offsets: Tensor, mixture_logit: Tensor) -> Tensor:

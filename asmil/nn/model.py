@@ -114,7 +114,8 @@ def attention_maps(output: ModelOutput) -> list[Tensor]:
 def auto_inner_dim(num_features: int) -> int:
     """Inner width d for a feature width D.
 
-    The authors' script where it has a value; else 128 below 384, and D / 2 rounded down to a multiple of 64, at most 768.
+    The authors' script where it has a value; else 128 below 384, and D / 2 rounded down to a multiple of 64, at most
+    768.
 
     Example:
         >>> [auto_inner_dim(width) for width in (64, 512, 1000, 4096)]

@@ -111,9 +111,7 @@ def _load_asmil(
     """
     tokens, dim = state["q"].shape[1:]
     dtype = state["q"].dtype
-    config = AsmilConfig(
-        tokens=tokens, heads=heads, drop_rate=n_drop / tokens, drop_mode="exact", dropout=dropout
-    )
+    config = AsmilConfig(tokens=tokens, heads=heads, drop_rate=n_drop / tokens, drop_mode="exact", dropout=dropout)
     in_dim = state["dimreduction.fc1.weight"].shape[1]
     head = HeadSpec(out_dim=len(state["Slide_classifier.fc.bias"]))
     aggregator = AsmilAggregator(config, in_dim, dim, head).to(dtype)
@@ -126,9 +124,7 @@ def _load_asmil(
     if anchor_state is None:
         return AnchoredModel(aggregator)
     anchor = EmaAnchor(
-        AnchorConfig(
-            ema_factor=ema_factor, temperature=temperature, nsf_eps=1e-8, kl_reduction="instance_mean"
-        ),
+        AnchorConfig(ema_factor=ema_factor, temperature=temperature, nsf_eps=1e-8, kl_reduction="instance_mean"),
         aggregator.score_path,
     )
     anchor.path.load_state_dict(_asmil_score_path(anchor_state, tokens))

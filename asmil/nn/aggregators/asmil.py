@@ -2,10 +2,10 @@
 
 Source: "ASMIL: Attention-Stabilized Multiple Instance Learning for Whole Slide Imaging" (ICLR 2026).
 
-Each FEAT token is one query, so neither keys nor values of the instances are ever computed. With u = W_k^T q / sqrt(d_h)
-and c = <q, b_k> / sqrt(d_h) the score of instance n is <u, h_n> + c, and because attention weights sum to 1 the pooled
-value is W_v (sum of p h_n) + b_v: one [M, d] x [d, T * Hh] product gives all scores of all tokens and heads. The same
-function as the per-token form, with the same parameters.
+Each FEAT token is one query, so neither keys nor values of the instances are ever computed. With
+u = W_k^T q / sqrt(d_h) and c = <q, b_k> / sqrt(d_h) the score of instance n is <u, h_n> + c, and because attention
+weights sum to 1 the pooled value is W_v (sum of p h_n) + b_v: one [M, d] x [d, T * Hh] product gives all scores of all
+tokens and heads. The same function as the per-token form, with the same parameters.
 """
 
 from __future__ import annotations
@@ -210,7 +210,8 @@ class AsmilAggregator(Aggregator):
         if not self.training or (rate == 0 and dropout == 0):
             return None, None, None
         widths = [self.tokens, self.tokens * self.dim, self.dim]
-        for_drop_BT, for_tokens, for_bag_Bd = uniform_per_bag(batch, sum(widths), device).split(widths, dim=1)
+        noise_BW = uniform_per_bag(batch, sum(widths), device)
+        for_drop_BT, for_tokens, for_bag_Bd = torch.split(noise_BW, widths, dim=1)
         kept_BT = keep_tokens(for_drop_BT, drop_rate=rate, exact=self.config.drop_mode == "exact") if rate else None
         if dropout == 0:
             return kept_BT, None, None

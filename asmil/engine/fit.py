@@ -1,0 +1,374 @@
+"""The training loop: one model, one split, from the first epoch or from a checkpoint.
+
+The loop knows neither tasks nor Ray. An optimizer step is `train.bags_per_step` bags, computed in micro-batches of at
+most `data.batch_instances` instances; losses are summed and divided by the bags of the step, so the size of
+micro-batches changes no result. Everything random is keyed by (seed, epoch, bag), so a resumed run equals an
+uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from asmil.data.batches import MicroBatch, TrainLoader, bag_seed
+from asmil.data.cohort import Cohort
+from asmil.data.config import DataConfig
+from asmil.engine.checkpoint import load_checkpoint, save_checkpoint
+from asmil.engine.config import TrainConfig
+from asmil.engine.optim import build_optimizer, learning_rate
+from asmil.engine.predict import autocast, outputs_of, predict, resolve_device
+from asmil.engine.protocols import Monitor, PreparedTask
+from asmil.engine.records import EpochRecord
+from asmil.engine.stability import AttentionTracker, Stability
+from asmil.errors import TrainingError
+from asmil.metrics.values import Metric
+from asmil.nn.aggregators.base import Branch
+from asmil.nn.model import AnchoredModel, ModelOutput
+
+__all__ = ["FitData", "FitResult", "fit"]
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What a model is trained and validated on.
+
+    Attributes:
+        cohort: Bags and labels; need not hold more than the two parts.
+        train_ids: Training bags.
+        validation_ids: Validation bags; empty for a refit.
+        config: Batching.
+    """
+
+    cohort: Cohort
+    train_ids: tuple[str, ...]
+    validation_ids: tuple[str, ...]
+    config: DataConfig
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished training.
+
+    Attributes:
+        model: The trained model in evaluation mode, with the weights of `epoch`.
+        epoch: The epoch whose weights these are.
+        history: All epochs of this process and, after a resume, of those before.
+    """
+
+    model: AnchoredModel
+    epoch: int
+    history: tuple[EpochRecord, ...]
+
+
+@dataclass
+class _Sums:
+    """Running sums over the bags of an epoch, kept on the device so that no step waits for it."""
+
+    values: Tensor
+    bags: int = 0
+
+    def mean(self) -> list[float]:
+        return [float(value) / max(self.bags, 1) for value in self.values.tolist()]
+
+
+@dataclass
+class _Progress:
+    """Where training stands: what a checkpoint holds besides tensors of model and optimizer."""
+
+    epoch: int = 0
+    step: int = 0
+    sums: _Sums = field(default_factory=lambda: _Sums(torch.zeros(3)))
+    best_epoch: int = 0
+    best_value: float | None = None
+    best_weights: dict[str, Tensor] | None = None
+    history: list[EpochRecord] = field(default_factory=list)
+
+
+def fit(
+    model: AnchoredModel,
+    prepared: PreparedTask,
+    data: FitData,
+    config: TrainConfig,
+    *,
+    monitor: Monitor,
+    epoch_rule: Literal["last", "best_validation"] = "last",
+    directory: Path | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    resume: bool = False,
+) -> FitResult:
+    """Train a model.
+
+    Args:
+        model: A fresh model; trained in place.
+        prepared: The task, fitted on the training part.
+        data: Bags and their split.
+        config: The `train` section.
+        monitor: The metric that selects the epoch under `best_validation`.
+        epoch_rule: Which epoch's weights are returned.
+        directory: Where checkpoints go; None keeps none.
+        on_epoch: Called after every epoch, when its checkpoint, if due, is on disk.
+        resume: Go on from the directory's checkpoint if it has one.
+
+    Returns:
+        The trained model and its history.
+
+    Raises:
+        TrainingError: The loss stopped being finite, or memory ran out.
+        KeyboardInterrupt: After Ctrl-C, once a checkpoint of the last finished step is on disk.
+    """
+    run = _Run(model, prepared, data, config, monitor, epoch_rule, directory)
+    if resume and directory is not None:
+        run.restore(load_checkpoint(directory))
+    try:
+        with _interrupt_flag() as interrupted:
+            while run.progress.epoch < config.epochs:
+                record = run.epoch(interrupted)
+                if on_epoch is not None:
+                    on_epoch(record)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory on {run.device} in epoch {run.progress.epoch + 1}; "
+            f"lower data.batch_instances (now {data.config.batch_instances}) or use a larger device ({error})"
+        ) from error
+    return run.result()
+
+
+class _Run:
+    """The state of one call of `fit`."""
+
+    def __init__(
+        self,
+        model: AnchoredModel,
+        prepared: PreparedTask,
+        data: FitData,
+        config: TrainConfig,
+        monitor: Monitor,
+        epoch_rule: str,
+        directory: Path | None,
+    ) -> None:
+        self.device = resolve_device(config)
+        self.model = model.to(self.device)
+        self.prepared, self.data, self.config = prepared, data, config
+        self.monitor, self.epoch_rule, self.directory = monitor, epoch_rule, directory
+        self.optimizer = build_optimizer(model.aggregator.parameters(), config)
+        self.loader = TrainLoader(
+            data.cohort,
+            data.train_ids,
+            bags_per_step=config.bags_per_step,
+            batch_instances=data.config.batch_instances,
+            seed=config.seed,
+            threads=data.config.prefetch_threads,
+        )
+        self.position = {bag_id: row for row, bag_id in enumerate(data.train_ids)}
+        target = prepared.target(data.cohort.frame(data.train_ids))
+        self.target = {name: value.to(self.device) for name, value in target.items()}
+        by_hash = sorted(data.train_ids, key=lambda bag_id: bag_seed(config.seed, 0, bag_id))
+        self.tracked_ids = tuple(by_hash[: config.stability_bags])
+        self.tracker = AttentionTracker()
+        self.progress = _Progress()
+        self.saved_at = time.monotonic()
+        self._reset_sums()
+
+    def _reset_sums(self) -> None:
+        self.progress.sums = _Sums(torch.zeros(3, dtype=torch.float64, device=self.device))
+        self.progress.step = 0
+
+    def epoch(self, interrupted: threading.Event) -> EpochRecord:
+        """Train one epoch (or the rest of one), validate, checkpoint."""
+        progress, start = self.progress, time.monotonic()
+        before = progress.sums.bags
+        self.model.train()
+        for micro in self.loader.epoch(progress.epoch, start_step=progress.step):
+            self._backward(micro)
+            if micro.last_in_step:
+                self._step(micro)
+                if interrupted.is_set():
+                    self.save()
+                    raise KeyboardInterrupt
+        self.model.update_anchor("epoch")
+        seconds = time.monotonic() - start
+        record = self._record(seconds, (progress.sums.bags - before) / max(seconds, 1e-9))
+        progress.epoch += 1
+        progress.history.append(record)
+        self._keep_best(record)
+        self._reset_sums()
+        if self.directory and (
+            progress.epoch == self.config.epochs or time.monotonic() - self.saved_at >= self.config.checkpoint_seconds
+        ):
+            self.save()
+        return record
+
+    def _backward(self, micro: MicroBatch) -> None:
+        batch = self.prepared.transform(micro.batch.to(self.device))
+        rows = [self.position[bag_id] for bag_id in batch.bag_ids]
+        target = {name: value[rows] for name, value in self.target.items()}
+        with autocast(self.config, self.device):
+            output = self.model(batch)
+            kl_B = self.model.anchor_loss(output, batch)
+        task_B = self.prepared.loss(output.logits_BC.float(), target)
+        loss_B = task_B + self._extra_losses(output, target)
+        if kl_B is not None:
+            assert self.model.anchor is not None
+            loss_B = loss_B + self.model.anchor.config.kl_weight * kl_B
+        (loss_B.sum() / micro.bags_in_step).backward()
+        with torch.no_grad():
+            kl = torch.zeros((), device=self.device) if kl_B is None else kl_B.sum()
+            self.progress.sums.values += torch.stack([loss_B.sum(), task_B.sum(), kl]).double()
+            self.progress.sums.bags += batch.num_bags
+
+    def _extra_losses(self, output: ModelOutput, target: Mapping[str, Tensor]) -> Tensor | float:
+        extra: Tensor | float = 0.0
+        for branch in output.readout.branches:
+            extra = extra + self._branch_loss(branch, target, len(output.logits_BC))
+        for penalty_B in output.readout.penalties.values():
+            extra = extra + penalty_B
+        return extra
+
+    def _branch_loss(self, branch: Branch, target: Mapping[str, Tensor], bags: int) -> Tensor:
+        index_X = branch.bag_index_X.to(self.device)
+        loss_X = self.prepared.loss(branch.logits_XC.float(), {k: v[index_X] for k, v in target.items()})
+        counts_B = torch.bincount(index_X, minlength=bags).clamp_min(1)
+        return branch.weight * loss_X.new_zeros(bags).index_add(0, index_X, loss_X) / counts_B
+
+    def _step(self, micro: MicroBatch) -> None:
+        progress, config = self.progress, self.config
+        total = config.epochs * self.loader.steps_per_epoch
+        lr = learning_rate(config, progress.epoch * self.loader.steps_per_epoch + micro.step, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        parameters = [p for p in self.model.aggregator.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            loss, task_loss, kl = progress.sums.values.tolist()
+            raise TrainingError(
+                f"epoch {progress.epoch + 1}, step {micro.step + 1}: the gradient is not finite "
+                f"(sums so far: loss {loss:.4g}, task loss {task_loss:.4g}, KL {kl:.4g}; last bags "
+                f"{', '.join(micro.batch.bag_ids[:3])}); lower train.lr (now {config.lr}) or check the features "
+                "with python -m asmil.data.verify"
+            )
+        if config.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.update_anchor("step")
+        progress.step = micro.step + 1
+
+    def _record(self, seconds: float, bags_per_second: float) -> EpochRecord:
+        loss, task_loss, kl = self.progress.sums.mean()
+        epoch = self.progress.epoch + 1
+        metrics: dict[str, Metric] = {}
+        due = epoch % self.config.evaluate_every == 0 or epoch == self.config.epochs
+        if self.data.validation_ids and due:
+            predictions = predict(
+                self.model, self.prepared, self.data.cohort, self.data.validation_ids,
+                data=self.data.config, train=self.config,
+            )  # fmt: skip
+            metrics = self.prepared.evaluate(predictions)
+        monitored = metrics.get(self.monitor.metric)
+        return EpochRecord(
+            epoch=epoch,
+            loss=loss,
+            task_loss=task_loss,
+            kl=None if self.model.anchor is None else kl,
+            metrics=metrics,
+            monitored=None if monitored is None else monitored.value,
+            stability=self._stability(),
+            lr=self.optimizer.param_groups[0]["lr"],
+            seconds=seconds,
+            bags_per_second=bags_per_second,
+        )
+
+    def _stability(self) -> Stability | None:
+        if not self.tracked_ids:
+            return None
+        outputs = outputs_of(
+            self.model, self.prepared, self.data.cohort, self.tracked_ids, data=self.data.config, train=self.config
+        )
+        return self.tracker.observe(self.tracked_ids, list(outputs))
+
+    def _keep_best(self, record: EpochRecord) -> None:
+        progress, value = self.progress, record.monitored
+        if self.epoch_rule != "best_validation" or value is None:
+            return
+        if progress.best_value is None or self.monitor.better(value, progress.best_value):
+            progress.best_epoch, progress.best_value = record.epoch, value
+            state = self.model.aggregator.state_dict()
+            progress.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+    def save(self) -> None:
+        """Write a checkpoint of the last finished step."""
+        if self.directory is None:
+            return
+        progress = self.progress
+        state: dict[str, Any] = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "sums": progress.sums.values.cpu(),
+            "bags": progress.sums.bags,
+            "best": [progress.best_epoch, progress.best_value, progress.best_weights],
+            "history": [record.to_state() for record in progress.history],
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "attention": self.tracker.previous,
+            "train_ids": list(self.data.train_ids),
+            "task": self.prepared.to_state(),
+        }
+        save_checkpoint(self.directory, state)
+        self.saved_at = time.monotonic()
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from a checkpoint of the same training; None leaves everything at the start."""
+        if state is None:
+            return
+        if state["train_ids"] != list(self.data.train_ids):
+            raise TrainingError(
+                f"{self.directory}: its checkpoint was trained on {len(state['train_ids'])} other bags than the "
+                f"{len(self.data.train_ids)} of this split; choose another --out or train without --resume"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.tracker.previous = state["attention"]
+        progress = self.progress
+        progress.epoch, progress.step = state["epoch"], state["step"]
+        progress.sums = _Sums(state["sums"].to(self.device), state["bags"])
+        progress.best_epoch, progress.best_value, progress.best_weights = state["best"]
+        progress.history = [EpochRecord.from_state(record) for record in state["history"]]
+
+    def result(self) -> FitResult:
+        """The model with the weights the epoch rule chooses."""
+        progress, epoch = self.progress, self.progress.epoch
+        if self.epoch_rule == "best_validation" and progress.best_weights is not None:
+            self.model.aggregator.load_state_dict(progress.best_weights)
+            epoch = progress.best_epoch
+        return FitResult(self.model.eval(), epoch, tuple(progress.history))
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,327 @@
+"""An experiment in this process: its cohort, task and splits, one training of it, and its sealed test.
+
+What `asmil.run` and the search share. Everything that trains gets a cohort restricted to the development part of one
+outer fold; only `run_test` opens the test part, through `asmil.data.sealed`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from asmil.config import StrictModel, parse_config
+from asmil.data.builtin import resolve_store
+from asmil.data.cohort import Cohort
+from asmil.data.config import LabelColumns
+from asmil.data.sealed import open_test
+from asmil.data.splits import SplitPlan, load_or_make_splits
+from asmil.engine.fit import FitData, FitResult, fit
+from asmil.engine.jobs import Job
+from asmil.engine.predict import predict
+from asmil.engine.protocols import Predictions, PreparedTask, Task
+from asmil.engine.records import EpochRecord
+from asmil.errors import IntegrityError
+from asmil.metrics.values import Metric
+from asmil.nn.config import ModelConfig
+from asmil.nn.model import AnchoredModel, build_model
+from asmil.storage import publish_bytes, publish_json, publish_text
+from tasks.base import TaskConfig
+from tasks.spec import ExperimentSpec
+
+__all__ = [
+    "Experiment",
+    "TestOutcome",
+    "Trained",
+    "load_model",
+    "metrics_tree",
+    "open_experiment",
+    "refit",
+    "run_test",
+    "save_experiment",
+    "save_model",
+    "train_once",
+    "versions",
+]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An opened experiment.
+
+    Attributes:
+        spec: The resolved configuration.
+        cohort: All bags and labels, the test part included; nothing that trains may be handed this.
+        task: The task, not fitted.
+        plan: The splits; it gives out development parts only.
+        records: Directory of split files and the ledger: the store's own if it is writable, else the run's.
+    """
+
+    spec: ExperimentSpec
+    cohort: Cohort
+    task: Task
+    plan: SplitPlan
+    records: Path
+
+    @property
+    def ledger(self) -> Path:
+        """The file that records every opening of the test part."""
+        return self.records / "ledger.jsonl"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with the task it was trained for."""
+
+    fitted: FitResult
+    prepared: PreparedTask
+
+
+@dataclass(frozen=True)
+class TestOutcome:
+    """What opening the test part of one fold gave, for one training seed.
+
+    Attributes:
+        job: Repeat, fold and seed.
+        trained: The refitted model, its task calibrated on the training part.
+        predictions: Predictions for the test part.
+        metrics: All metrics of the test part.
+        intervals: The headline metrics with 95 % intervals.
+    """
+
+    job: Job
+    trained: Trained
+    predictions: Predictions
+    metrics: Mapping[str, Metric]
+    intervals: Mapping[str, Metric]
+
+
+def open_experiment(spec: ExperimentSpec, out: Path) -> Experiment:
+    """Open the store, check the labels, and make or find the splits.
+
+    Args:
+        spec: The resolved configuration.
+        out: The run directory; takes split file and ledger when the store is read-only.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        DataError: Store, labels and task do not fit together.
+    """
+    store = resolve_store(spec.data.store)
+    data = spec.data.model_copy(update={"store": store})
+    cohort = Cohort.open(data, independent_bags=spec.protocol.independent_bags)
+    task = spec.task.build(data.labels)
+    task.check(cohort.labels)
+    records = Path(store) if os.access(store, os.W_OK) else out
+    official = cohort.labels[data.labels.split] if data.labels.split else None
+    plan = load_or_make_splits(records, cohort, task.strata(cohort.labels), spec.protocol, official)
+    return Experiment(spec, cohort, task, plan, records)
+
+
+def train_once(
+    spec: ExperimentSpec,
+    cohort: Cohort,
+    task: Task,
+    *,
+    train_ids: Sequence[str],
+    validation_ids: Sequence[str],
+    seed: int,
+    directory: Path | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    resume: bool = False,
+) -> Trained:
+    """Fit the task and the model on a training part.
+
+    Args:
+        spec: The resolved configuration.
+        cohort: Bags and labels; need not hold more than the two parts.
+        task: The task, not fitted.
+        train_ids: Training bags.
+        validation_ids: Validation bags; empty for a refit.
+        seed: Seed of weights, order, drops and dropout.
+        directory: Where checkpoints go; None keeps none.
+        on_epoch: Called after every epoch.
+        resume: Go on from the directory's checkpoint.
+
+    Returns:
+        The trained model.
+    """
+    visible = cohort.restrict([*train_ids, *validation_ids])
+    prepared = task.prepare(visible.frame(train_ids), visible.restrict(train_ids))
+    model = build_model(spec.model, visible.num_features, prepared.head, seed=seed)
+    fitted = fit(
+        model,
+        prepared,
+        FitData(visible, tuple(train_ids), tuple(validation_ids), spec.data),
+        spec.train.model_copy(update={"seed": seed}),
+        monitor=task.monitor,
+        epoch_rule=spec.protocol.epoch_rule if validation_ids else "last",
+        directory=directory,
+        on_epoch=on_epoch,
+        resume=resume,
+    )
+    return Trained(fitted, prepared)
+
+
+def refit(
+    experiment: Experiment,
+    job: Job,
+    *,
+    directory: Path | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    resume: bool = False,
+) -> Trained:
+    """Train on an outer training part as the epoch rule says, ready for the test part.
+
+    `last` trains on all of it; `best_validation` keeps the first inner validation part out to choose the epoch.
+    Thresholds and cuts that need a trained model are then fitted on the training bags.
+
+    Args:
+        experiment: The opened experiment.
+        job: Repeat, fold and seed.
+        directory: Where checkpoints go.
+        on_epoch: Called after every epoch.
+        resume: Go on from the directory's checkpoint.
+
+    Returns:
+        The trained model with its calibrated task.
+    """
+    spec = experiment.spec
+    development = experiment.plan.development(job.repeat, job.fold)
+    train_ids, validation_ids = development.bag_ids, ()
+    if spec.protocol.epoch_rule == "best_validation":
+        train_ids, validation_ids = development.inner[0].train, development.inner[0].validation
+    cohort = experiment.cohort.restrict(development.bag_ids)
+    trained = train_once(
+        spec,
+        cohort,
+        experiment.task,
+        train_ids=train_ids,
+        validation_ids=validation_ids,
+        seed=job.seed,
+        directory=directory,
+        on_epoch=on_epoch,
+        resume=resume,
+    )
+    on_train = predict(trained.fitted.model, trained.prepared, cohort, train_ids, data=spec.data, train=spec.train)
+    return Trained(trained.fitted, trained.prepared.calibrate(on_train))
+
+
+def run_test(experiment: Experiment, trained: Mapping[Job, Trained], *, why: str) -> list[TestOutcome]:
+    """Open the sealed test part of a fold, once, and evaluate its refitted models on it.
+
+    Args:
+        experiment: The opened experiment.
+        trained: What `refit` gave for each training seed; all jobs are of one repeat and fold.
+        why: The reason, for the ledger.
+
+    Returns:
+        One outcome per job.
+    """
+    ((repeat, fold),) = {(job.repeat, job.fold) for job in trained}
+    test_ids = open_test(experiment.plan, repeat, fold, ledger=experiment.ledger, why=why)
+    cohort, spec = experiment.cohort.restrict(test_ids), experiment.spec
+    outcomes = []
+    for job, one in trained.items():
+        predictions = predict(one.fitted.model, one.prepared, cohort, test_ids, data=spec.data, train=spec.train)
+        metrics, intervals = one.prepared.evaluate(predictions), one.prepared.intervals(predictions)
+        outcomes.append(TestOutcome(job, one, predictions, metrics, intervals))
+    return outcomes
+
+
+def save_model(
+    directory: Path, spec: ExperimentSpec, trained: Trained, *, num_features: int, facts: Mapping[str, Any]
+) -> None:
+    """Export a trained model: weights of the online model (never the anchor), fitted task and configuration.
+
+    Args:
+        directory: Gets `model.safetensors` and `model.json`.
+        spec: The resolved configuration.
+        trained: The model.
+        num_features: Feature width D it takes.
+        facts: Further facts for the JSON: data id, split, seed.
+    """
+    weights = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in trained.fitted.model.aggregator.state_dict().items()
+    }
+    publish_bytes(directory / "model.safetensors", save(weights))
+    publish_json(
+        directory / "model.json",
+        {
+            "format": "asmil-model/1",
+            "model": spec.model.model_dump(mode="json"),
+            "task": spec.task.model_dump(mode="json"),
+            "labels": spec.data.labels.model_dump(mode="json"),
+            "fitted": trained.prepared.to_state(),
+            "num_features": num_features,
+            "epoch": trained.fitted.epoch,
+            **facts,
+        },
+    )
+
+
+def load_model(directory: Path) -> tuple[AnchoredModel, PreparedTask]:
+    """Load what `save_model` wrote, for inference.
+
+    Args:
+        directory: Holds `model.safetensors` and `model.json`.
+
+    Returns:
+        The model in evaluation mode, without an anchor, and its fitted task.
+
+    Raises:
+        IntegrityError: The files do not belong together.
+    """
+    tree = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+    task = parse_config(TaskSection, {"task": tree["task"], "labels": tree["labels"]}, str(directory / "model.json"))
+    prepared = task.task.build(task.labels).restore(tree["fitted"])
+    config = parse_config(ModelConfig, {**tree["model"], "anchor": None}, str(directory / "model.json"))
+    model = build_model(config, tree["num_features"], prepared.head, seed=0)
+    try:
+        model.aggregator.load_state_dict(load((directory / "model.safetensors").read_bytes()))
+    except (RuntimeError, SafetensorError) as error:
+        raise IntegrityError(f"{directory}: model.safetensors does not belong to model.json ({error})") from None
+    return model.eval(), prepared
+
+
+class TaskSection(StrictModel):
+    """The part of an exported model that rebuilds its task."""
+
+    task: TaskConfig
+    labels: LabelColumns
+
+
+def save_experiment(directory: Path, spec: ExperimentSpec) -> None:
+    """Write the resolved configuration as `experiment.yaml`; running that file repeats the experiment."""
+    publish_text(directory / "experiment.yaml", yaml.safe_dump(spec.tree(), sort_keys=False))
+
+
+def metrics_tree(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    """Metrics as JSON: the value, or null with the reason beside it."""
+    tree: dict[str, Any] = {name: metric.value for name, metric in metrics.items()}
+    reasons = {name: metric.reason for name, metric in metrics.items() if metric.reason}
+    return {**tree, "reasons": reasons} if reasons else tree
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a number can depend on."""
+    packages = ("asmil", "torch", "numpy", "scikit-learn", "scikit-survival", "lifelines", "pyarrow")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **found, "device": _device_name()}
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores"

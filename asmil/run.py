@@ -1,0 +1,263 @@
+"""One training run in this process: `python -m asmil.run tasks/x.yaml`. No Ray, so `breakpoint()` works anywhere.
+
+Prints and stores validation figures only. `--test` also trains as the protocol's epoch rule says, opens the sealed test
+part and writes that into the ledger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asmil.data.sealed import read_ledger
+from asmil.data.splits import InnerSplit
+from asmil.engine.events import EventLog
+from asmil.engine.jobs import Job
+from asmil.engine.predict import predict
+from asmil.engine.records import EpochRecord
+from asmil.errors import ConfigError, EnvironmentProblem, run_command
+from asmil.experiment import (
+    Experiment,
+    Trained,
+    metrics_tree,
+    open_experiment,
+    refit,
+    run_test,
+    save_experiment,
+    save_model,
+    train_once,
+    versions,
+)
+from asmil.metrics.values import Metric
+from asmil.report.tables import format_metric
+from asmil.storage import ensure_directory, publish_json
+from tasks.spec import ExperimentSpec, load_experiment
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run.
+
+    Args:
+        arguments: The words after the command; None takes them from the process.
+
+    Returns:
+        The exit status.
+    """
+    options = _parser().parse_args(arguments)
+    if options.limit is not None and options.test:
+        raise ConfigError("--limit and --test: a figure on part of the bags is no test figure; leave one of them out")
+    spec = load_experiment(
+        options.experiment, assignments=_assignments(options), variant=options.variant, demo=options.demo
+    )
+    out = _run_directory(options)
+    started = time.monotonic()
+    experiment = open_experiment(spec, out)
+    save_experiment(out, spec)
+    run = _Run(experiment, Job(0, options.fold, spec.train.seed), out, resume=options.resume, limit=options.limit)
+    run.announce(options.experiment)
+    result = run.validation()
+    if options.test:
+        result |= run.test()
+    run.finish(result, seconds=time.monotonic() - started)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m asmil.run", description=__doc__)
+    parser.add_argument("experiment", help="experiment file, for example tasks/digits.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
+    parser.add_argument("--variant", help="apply a named entry of the file's variants: section")
+    parser.add_argument("--demo", action="store_true", help="apply the file's demo: section (simulated data)")
+    parser.add_argument("--fold", type=int, default=0, help="outer fold (default 0)")
+    parser.add_argument("--epochs", type=int, help="shorthand for --set train.epochs=N")
+    parser.add_argument("--limit", type=int, help="train and validate on at most N bags each, to debug")
+    parser.add_argument("--device", help="shorthand for --set train.device=NAME")
+    parser.add_argument("--out", type=Path, help="run directory (default: a new one below runs/)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--test", action="store_true", help="open the sealed test part; recorded in the ledger")
+    return parser
+
+
+def _assignments(options: argparse.Namespace) -> list[str]:
+    extra = [] if options.epochs is None else [f"train.epochs={options.epochs}"]
+    if options.device is not None:
+        extra.append(f"train.device={options.device}")
+    return [*options.set, *extra]
+
+
+def _run_directory(options: argparse.Namespace) -> Path:
+    out: Path | None = options.out
+    if options.resume and (out is None or not out.is_dir()):
+        raise ConfigError(f"--resume: needs --out with an existing run directory, got {out}")
+    if out is None:
+        name = "-".join([Path(options.experiment).stem, *filter(None, [options.variant, options.demo and "demo"])])
+        base = Path("runs") / name
+        taken = [int(path.name[4:]) for path in base.glob("run-*") if path.name[4:].isdigit()]
+        out = base / f"run-{max(taken, default=0) + 1:03d}"
+    ensure_directory(out, "run directory")
+    if not options.resume and any(out.iterdir()):
+        raise EnvironmentProblem(f"{out}: not empty; give --out another directory, or --resume to go on with this run")
+    return out
+
+
+class _Run:
+    """One run: where it writes and what it has told the user."""
+
+    def __init__(self, experiment: Experiment, job: Job, out: Path, *, resume: bool, limit: int | None) -> None:
+        self.experiment, self.job, self.out = experiment, job, out
+        self.resume, self.limit = resume, limit
+        self.log = EventLog(out / "events.jsonl")
+        self.development = experiment.plan.development(job.repeat, job.fold)
+
+    @property
+    def spec(self) -> ExperimentSpec:
+        return self.experiment.spec
+
+    def announce(self, source: str) -> None:
+        cohort = self.experiment.cohort
+        if cohort.simulated:
+            print("SIMULATED DATA: the bags and labels of this store are made up; no figure below is about patients.")
+        inner = self._inner()
+        print(
+            f"{source}: fold {self.job.fold}, seed {self.job.seed}, {len(inner.train)} training and "
+            f"{len(inner.validation)} validation bags, {cohort.num_features} features -> {self.out}"
+        )
+        self.log.write(
+            "start",
+            experiment=source,
+            spec=self.spec.tree(),
+            spec_hash=self.spec.hash(),
+            data_id=cohort.dataset_id,
+            split=self.experiment.plan.hash,
+            simulated=cohort.simulated,
+            job=self.job,
+            versions=versions(),
+        )
+
+    def _inner(self) -> InnerSplit:
+        inner = self.development.inner[0]
+        if self.limit is None:
+            return inner
+        strata = dict(
+            zip(self.experiment.cohort.bag_ids, self.experiment.task.strata(self.experiment.cohort.labels), strict=True)
+        )
+        return InnerSplit(
+            _first_of_each(inner.train, strata, self.limit), _first_of_each(inner.validation, strata, self.limit)
+        )
+
+    def validation(self) -> dict[str, Any]:
+        """Train on the first inner training part; figures on its validation part."""
+        inner, spec = self._inner(), self.spec
+        cohort = self.experiment.cohort.restrict([*inner.train, *inner.validation])
+        trained = train_once(
+            spec,
+            cohort,
+            self.experiment.task,
+            train_ids=inner.train,
+            validation_ids=inner.validation,
+            seed=self.job.seed,
+            directory=self.out,
+            on_epoch=self._on_epoch,
+            resume=self.resume,
+        )
+        predictions = predict(
+            trained.fitted.model, trained.prepared, cohort, inner.validation, data=spec.data, train=spec.train
+        )
+        metrics = trained.prepared.evaluate(predictions)
+        intervals = trained.prepared.intervals(predictions)
+        self._save(trained, self.out)
+        self._print("validation", {**metrics, **intervals}, trained.fitted.epoch)
+        return {
+            "metrics": {"validation": metrics_tree(metrics)},
+            "intervals": {"validation": _intervals(intervals)},
+            "epoch": trained.fitted.epoch,
+        }
+
+    def test(self) -> dict[str, Any]:
+        """Train as the epoch rule says and open the test part."""
+        directory = self.out / "refit"
+        ensure_directory(directory, "directory of the refit")
+        print(f"refit for the test part ({self.spec.protocol.epoch_rule} epoch):")
+        trained = refit(self.experiment, self.job, directory=directory, on_epoch=self._on_epoch, resume=self.resume)
+        (outcome,) = run_test(self.experiment, {self.job: trained}, why=f"asmil.run --test into {self.out}")
+        self._save(outcome.trained, directory)
+        self._print("test", {**outcome.metrics, **outcome.intervals}, outcome.trained.fitted.epoch)
+        return {"test": metrics_tree(outcome.metrics), "test_intervals": _intervals(outcome.intervals)}
+
+    def finish(self, result: dict[str, Any], *, seconds: float) -> None:
+        """Write `result.json`."""
+        metrics, intervals = result["metrics"], result["intervals"]
+        cohort = self.experiment.cohort
+        tree = {
+            "task": self.spec.task.kind,
+            "config": self.spec.tree(),
+            "metrics": {**metrics, "test": result.get("test")},
+            "intervals": {**intervals, "test": result.get("test_intervals")},
+            "seconds": round(seconds, 2),
+            "epoch": result["epoch"],
+            "job": vars(self.job),
+            "limit": self.limit,
+            "simulated": cohort.simulated,
+            "data_id": cohort.dataset_id,
+            "split": self.experiment.plan.hash,
+            "spec_hash": self.spec.hash(),
+            "ledger": read_ledger(self.experiment.ledger),
+            "versions": versions(),
+        }
+        publish_json(self.out / "result.json", tree)
+        self.log.write("end", metrics=tree["metrics"], seconds=tree["seconds"])
+        print(f"{self.out / 'result.json'} written after {seconds:.1f} s")
+
+    def _save(self, trained: Trained, directory: Path) -> None:
+        facts = {
+            "job": vars(self.job),
+            "data_id": self.experiment.cohort.dataset_id,
+            "split": self.experiment.plan.hash,
+            "simulated": self.experiment.cohort.simulated,
+        }
+        num_features = self.experiment.cohort.num_features
+        save_model(directory, self.spec, trained, num_features=num_features, facts=facts)
+
+    def _on_epoch(self, record: EpochRecord) -> None:
+        self.log.write("epoch", **vars(record))
+        print(progress_line(record, self.spec.train.epochs, self.experiment.task.monitor.metric), flush=True)
+
+    def _print(self, part: str, metrics: Mapping[str, Metric], epoch: int) -> None:
+        figures = ", ".join(f"{name} {format_metric(metric)}" for name, metric in metrics.items())
+        print(f"{part} (epoch {epoch}): {figures}")
+
+
+def progress_line(record: EpochRecord, epochs: int, monitored: str) -> str:
+    """One line on an epoch: loss, divergence, monitored metric, attention stability, speed."""
+    parts = [f"epoch {record.epoch:>{len(str(epochs))}}/{epochs}", f"loss {record.loss:.4f}"]
+    if record.kl is not None:
+        parts.append(f"KL {record.kl:.4f}")
+    if monitored in record.metrics:
+        parts.append(f"{monitored} {format_metric(record.metrics[monitored])}")
+    if record.stability is not None and record.stability.jsd is not None:
+        parts.append(f"attention JSD {record.stability.jsd:.2e}")
+    return "  ".join([*parts, f"{record.bags_per_second:.1f} bags/s"])
+
+
+def _first_of_each(bag_ids: Sequence[str], strata: Mapping[str, Any], limit: int) -> tuple[str, ...]:
+    """At most `limit` bags, taken from the strata in turn so that each stays represented."""
+    queues: dict[Any, list[str]] = {}
+    for bag_id in bag_ids:
+        queues.setdefault(strata[bag_id], []).append(bag_id)
+    ranked = sorted((rank, bag_id) for queue in queues.values() for rank, bag_id in enumerate(queue))
+    chosen = {bag_id for _, bag_id in ranked[:limit]}
+    return tuple(bag_id for bag_id in bag_ids if bag_id in chosen)
+
+
+def _intervals(metrics: Mapping[str, Metric]) -> dict[str, list[float] | None]:
+    return {name: None if metric.interval is None else list(metric.interval) for name, metric in metrics.items()}
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))
