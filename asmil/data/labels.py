@@ -1,0 +1,129 @@
+"""Label tables: read so that ids stay text, and checked against the declared columns."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from asmil.data.config import LabelColumns
+from asmil.errors import ConfigError, DataError
+
+__all__ = ["first_of", "id_columns", "normalise_labels", "read_label_table"]
+
+
+def first_of(names: Sequence[str], limit: int = 10) -> str:
+    """The first names of a list, and how many there are more.
+
+    Example:
+        >>> first_of(["a", "b", "c"], limit=2)
+        'a, b and 1 more'
+    """
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def id_columns(columns: LabelColumns) -> list[str]:
+    """The columns whose values name something: slide and group."""
+    return [columns.id] if columns.group is None else list(dict.fromkeys((columns.id, columns.group)))
+
+
+def read_label_table(path: Path, columns: LabelColumns) -> pd.DataFrame:
+    """Read a label file; slide and group ids are kept letter by letter (`007`, `NA` and `1e5` are names).
+
+    Args:
+        path: `.csv`, `.tsv` or `.parquet`.
+        columns: Which columns hold ids.
+
+    Raises:
+        DataError: The file is missing, of another kind, or cannot be parsed.
+    """
+    readers = {".csv": ",", ".tsv": "\t", ".parquet": None}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: label tables are read from {', '.join(readers)}; got {path.suffix or 'no suffix'!r}")
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        separator = readers[path.suffix]
+        frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+        texts = pd.read_csv(path, sep=separator, encoding="utf-8-sig", dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such label table; correct data.labels.table") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a label table ({error})") from None
+    for name in id_columns(columns):
+        if name in frame.columns:
+            frame[name] = texts[name].astype(object)
+    return frame
+
+
+def normalise_labels(frame: pd.DataFrame, columns: LabelColumns, source: str) -> pd.DataFrame:
+    """Check the declared columns and give ids as `str`, other values as plain numpy columns.
+
+    Plain columns matter for restricted views: a categorical or Arrow-backed column drags the values of dropped rows
+    along when it is pickled.
+
+    Args:
+        frame: The table as read.
+        columns: Meaning of its columns.
+        source: File or store, as named in errors.
+
+    Returns:
+        A new frame with the same rows.
+
+    Raises:
+        ConfigError: A declared column is missing.
+        DataError: Ids that are missing or are not text or whole numbers.
+    """
+    _check_columns(frame, columns, source)
+    plain = pd.DataFrame(index=pd.RangeIndex(len(frame)))
+    for name in frame.columns:
+        values = frame[name]
+        if name in id_columns(columns):
+            values = _as_ids(values, f"{source}: column {name!r}", may_be_missing=name != columns.id)
+        plain[name] = _plain_values(values)
+    return plain
+
+
+def _plain_values(values: pd.Series) -> np.ndarray:
+    if not pd.api.types.is_extension_array_dtype(values.dtype):
+        return values.to_numpy()
+    if pd.api.types.is_numeric_dtype(values.dtype) and values.isna().any():
+        return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    inferred = values.astype(object).infer_objects()
+    if not pd.api.types.is_extension_array_dtype(inferred.dtype):
+        return inferred.to_numpy()
+    return np.array([None if pd.isna(value) else value for value in inferred], dtype=object)
+
+
+def _check_columns(frame: pd.DataFrame, columns: LabelColumns, source: str) -> None:
+    declared = {name: getattr(columns, name) for name in ("id", "group", "target", "time", "event", "split")}
+    wanted = [(field, name) for field, name in declared.items() if name is not None]
+    wanted += [("covariates", name) for name in columns.covariates]
+    for field, name in wanted:
+        if name not in frame.columns:
+            known = [str(column) for column in frame.columns]
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}"
+            raise ConfigError(f"data.labels.{field}: {source} has no column {name!r}; {hint}")
+    if "group" in frame.columns and columns.group != "group":
+        raise ConfigError(
+            f"data.labels.group: {source} has a column 'group' that is not declared as the group; "
+            "declare it (group: group) or rename it"
+        )
+
+
+def _as_ids(values: pd.Series, where: str, *, may_be_missing: bool) -> pd.Series:
+    missing = values.isna() | (values.astype(object) == "")
+    if missing.any() and not may_be_missing:
+        first = int(missing.to_numpy().argmax())
+        raise DataError(f"{where}: {int(missing.sum())} rows have no id, first in row {first}; complete the table")
+    kinds = {type(value) for value in values[~missing].tolist()}
+    if not kinds <= {str, int}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise DataError(f"{where}: ids must be text or whole numbers, got {names}; write them as text")
+    texts = [None if is_missing else str(value) for value, is_missing in zip(values, missing, strict=True)]
+    return pd.Series(texts, dtype=object)
