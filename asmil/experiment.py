@@ -20,7 +20,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from asmil.config import StrictModel, parse_config
+from asmil.config import StrictModel, content_hash, parse_config
 from asmil.data.builtin import resolve_store
 from asmil.data.cohort import Cohort
 from asmil.data.config import LabelColumns
@@ -35,7 +35,7 @@ from asmil.errors import IntegrityError
 from asmil.metrics.values import Metric
 from asmil.nn.config import ModelConfig
 from asmil.nn.model import AnchoredModel, build_model
-from asmil.storage import publish_bytes, publish_json, publish_text
+from asmil.storage import ensure_directory, publish_bytes, publish_json, publish_text
 from tasks.base import TaskConfig
 from tasks.spec import ExperimentSpec
 
@@ -126,8 +126,18 @@ def open_experiment(spec: ExperimentSpec, out: Path) -> Experiment:
     task.check(cohort.labels)
     records = Path(store) if os.access(store, os.W_OK) else out
     official = cohort.labels[data.labels.split] if data.labels.split else None
-    plan = load_or_make_splits(records, cohort, task.strata(cohort.labels), spec.protocol, official)
+    plan = load_or_make_splits(_split_file(records, spec), cohort, task.strata(cohort.labels), spec.protocol, official)
     return Experiment(spec, cohort, task, plan, records)
+
+
+def _split_file(records: Path, spec: ExperimentSpec) -> Path:
+    """One file per set of splitting rules, so that experiments with the same rules share their splits."""
+    rules = spec.protocol.model_dump(
+        mode="json", include={"scheme", "folds", "repeats", "test_fraction", "split_seed", "independent_bags", "inner"}
+    )
+    unit = {"bag": spec.data.bag, "group": spec.data.labels.group, "task": spec.task.kind}
+    folder = ensure_directory(records / "splits", "directory of split files")
+    return folder / f"{spec.protocol.scheme}-{content_hash({**rules, **unit})}.json"
 
 
 def train_once(

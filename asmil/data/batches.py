@@ -101,8 +101,12 @@ class TrainLoader:
         """Optimizer steps in an epoch."""
         return -(-len(self._lengths) // self._bags_per_step)
 
-    def epoch(self, epoch: int) -> Iterator[MicroBatch]:
+    def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[MicroBatch]:
         """The micro-batches of an epoch; closing the iterator stops the threads.
+
+        Args:
+            epoch: The epoch, from 0.
+            start_step: The first step that is wanted; the ones before are skipped unread.
 
         Raises:
             IntegrityError: Stored bytes are damaged; raised where the batch would have come.
@@ -113,11 +117,11 @@ class TrainLoader:
             batch = self._cohort.read_batch(plan.bag_ids, seeds=seeds)
             return MicroBatch(batch, plan.step, plan.bags_in_step, plan.last_in_step)
 
-        return _read_ahead(self._plans(epoch), read, self._threads)
+        return _read_ahead(self._plans(epoch, start_step), read, self._threads)
 
-    def _plans(self, epoch: int) -> Iterator[_Plan]:
+    def _plans(self, epoch: int, start_step: int) -> Iterator[_Plan]:
         order = sorted(self._lengths, key=lambda bag_id: _stream("order", self._seed, epoch, bag_id))
-        for step in range(self.steps_per_epoch):
+        for step in range(start_step, self.steps_per_epoch):
             bag_ids = order[step * self._bags_per_step : (step + 1) * self._bags_per_step]
             parts = _fill(bag_ids, [self._lengths[bag_id] for bag_id in bag_ids], self._batch_instances)
             for position, part in enumerate(parts, start=1):

@@ -84,7 +84,7 @@ def _asmil_state(state: Mapping[str, Tensor], tokens: int) -> dict[str, Tensor]:
     for name, theirs in readout.items():
         result[f"token_readout.{name}"] = _stack(state, "sub_attention.{}." + theirs, tokens)
     for name, theirs in encoder.items():
-        for kind in ("weight", "bias"):
+        for kind in ("weight",) if name == "key" else ("weight", "bias"):
             result[f"bag_encoder.{name}.{kind}"] = state[f"bag_attention.{theirs}.{kind}"]
     result["bag_encoder.cls_d"] = state["cls"][0, 0]
     for kind in ("weight", "bias"):
@@ -107,7 +107,8 @@ def _load_asmil(
 ) -> AnchoredModel:
     """ASMIL of Linfeng-Ye/ASMIL: `ACMIL_MYMHA`, and `ACMIL_MYMHA_EMA` as anchor.
 
-    Its `classifier.*` heads and `dimreduction.bn` never reach the slide logits and are left out.
+    Its `classifier.*` heads and `dimreduction.bn` never reach the slide logits, nor does the key bias of its
+    `bag_attention`, which softmax ignores: they are left out.
     """
     tokens, dim = state["q"].shape[1:]
     dtype = state["q"].dtype

@@ -43,12 +43,25 @@ class TokenScores(ScorePath):
         tokens: T.
         heads: Hh; divides d.
         tokens_as_keys: Append the T tokens to the keys of every bag.
+        shift_invariant: The online normalizer ignores a constant added to all scores of a bag, as softmax does. The
+            gradient of the constant c is then zero; it is cut here, because Adam would turn its rounding noise into
+            full-sized steps of the key biases, which the anchor's sigmoid does feel. Key biases are then not trained.
     """
 
-    def __init__(self, in_dim: int, dim: int, *, tokens: int, heads: int, tokens_as_keys: bool = False) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        dim: int,
+        *,
+        tokens: int,
+        heads: int,
+        tokens_as_keys: bool = False,
+        shift_invariant: bool = True,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.tokens_as_keys = tokens_as_keys
+        self.shift_invariant = shift_invariant
         self.projection = nn.Linear(in_dim, dim, bias=False)
         self.token_Td = nn.Parameter(torch.randn(tokens, dim) * TOKEN_STD)
         self.query_weight_Tdd = _linear(tokens, dim, dim, fan_in=dim)
@@ -83,6 +96,8 @@ class TokenScores(ScorePath):
         """Scores [M, Hh * T] in the parameters' precision, also under autocast."""
         with torch.autocast(encoded.features_MD.device.type, enabled=False):
             folded_Kd, constant_K = self.effective_queries()
+            if self.shift_invariant:
+                constant_K = constant_K.detach()
             return torch.addmm(constant_K, encoded.features_MD.to(folded_Kd.dtype), folded_Kd.T)
 
 
@@ -113,14 +128,17 @@ class TokenReadout(nn.Module):
 
 
 class BagEncoder(nn.Module):
-    """Multi-head attention of a trainable CLS query over the kept FEAT token features, with layer norm."""
+    """Multi-head attention of a trainable CLS query over the kept FEAT token features, with layer norm.
+
+    The keys have no bias: it would add the same constant to every token's score, which softmax ignores.
+    """
 
     def __init__(self, dim: int, *, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.cls_d = nn.Parameter(torch.zeros(dim))
         self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
@@ -182,7 +200,12 @@ class AsmilAggregator(Aggregator):
         self.tokens = config.tokens
         self.dim = dim
         self.score_path: TokenScores = TokenScores(
-            in_dim, dim, tokens=config.tokens, heads=config.heads, tokens_as_keys=config.tokens_as_keys
+            in_dim,
+            dim,
+            tokens=config.tokens,
+            heads=config.heads,
+            tokens_as_keys=config.tokens_as_keys,
+            shift_invariant=config.normalizer == "softmax",
         )
         self.token_readout = TokenReadout(dim, tokens=config.tokens, heads=config.heads)
         self.bag_encoder = BagEncoder(dim, heads=config.heads)
