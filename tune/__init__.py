@@ -1,0 +1,1 @@
+"""Hyperparameter search; the only package that imports Ray and Optuna."""
