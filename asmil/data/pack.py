@@ -1,0 +1,273 @@
+"""Convert feature files that other tools wrote into one bag store: `python -m asmil.data.pack SOURCE... --out STORE`.
+
+What each file is gets decided by its content and printed. Slides without tissue are listed and left out. Nothing is
+mixed silently: one store has one source format, one encoder and one resolution.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+
+from asmil import __version__
+from asmil.data.config import LabelColumns
+from asmil.data.labels import first_of, normalise_labels, read_label_table
+from asmil.data.schema import DatasetFacts, DatasetInfo, FeatureDtype
+from asmil.data.sources import Detected, Reading, ReadOptions, SourceFormat, detect, find_files
+from asmil.data.store import BagStore
+from asmil.data.writer import BagWriter
+from asmil.errors import DataError, run_command
+
+__all__ = ["PackOptions", "main", "pack"]
+
+_FACT_FIELDS = ("encoder", "magnification", "mpp", "tile_size", "coord_unit", "coord_origin")
+_SLIDE_SUFFIXES = (".ome.tif", ".ome.tiff", ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".czi", ".bif", ".vms")
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """What a user tells the conversion beyond sources and target.
+
+    Attributes:
+        read: Options of the readers.
+        dtype: Dtype of the store; None takes the default of the source format.
+        labels: Label table to put beside the bags.
+        columns: Which of its columns hold ids.
+        facts: What the sources do not say about themselves: any of encoder, magnification, mpp, tile_size.
+    """
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    dtype: FeatureDtype | None = None
+    labels: Path | None = None
+    columns: LabelColumns = field(default_factory=LabelColumns)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def pack(
+    sources: Sequence[Path], out: Path, options: PackOptions | None = None, *, say: Callable[[str], None] = print
+) -> DatasetInfo:
+    """Convert files or folders into a bag store.
+
+    Args:
+        sources: Files, or folders of per-slide files.
+        out: Directory of the store; must be empty or absent.
+        options: See `PackOptions`.
+        say: Receives every finding, one line each.
+
+    Returns:
+        The facts of the finished store.
+
+    Raises:
+        DataError: A source is unknown, damaged, mixes formats, encoders or resolutions, or contradicts the labels.
+        EnvironmentProblem: The store cannot be written.
+    """
+    options = options or PackOptions()
+    found = find_files(sources)
+    detected = [detect(path) for path in found.files]
+    source_format = _only_format(detected)
+    for line in _detection_lines(detected, found.ignored):
+        say(line)
+    readings = [source_format.read(item.path, options.read) for item in detected]
+    for note in dict.fromkeys(note for reading in readings for note in reading.notes):
+        say(note)
+    no_tissue = tuple(slide_id for reading in readings for slide_id in reading.no_tissue)
+    if no_tissue:
+        say(f"no tissue, left out: {first_of(no_tissue, limit=20)}")
+    table = None if options.labels is None else _label_table(options.labels, options.columns)
+    facts = _merge_facts([item.path for item in detected], readings, options.facts).model_copy(
+        update={"provenance": _provenance(detected, sources)}
+    )
+    if no_tissue:
+        facts = facts.model_copy(update={"facts": {**facts.facts, "no_tissue": list(no_tissue)}})
+    _write(out, readings, facts, options.dtype or source_format.dtype, _Labels(table, options, no_tissue, say))
+    info = BagStore.open(str(out)).info
+    say(
+        f"wrote {out}: {info.num_bags} bags, {info.num_instances} instances x {info.num_features} {info.dtype}, "
+        f"dataset {info.dataset_id[:16]}"
+    )
+    return info
+
+
+def _only_format(detected: Sequence[Detected]) -> SourceFormat:
+    first = detected[0]
+    for item in detected:
+        if item.format is not first.format:
+            raise DataError(
+                f"{first.path} is {first.format.name} and {item.path} is {item.format.name}; a store is made from one "
+                "format: convert them to separate stores"
+            )
+    return first.format
+
+
+def _detection_lines(detected: Sequence[Detected], ignored: Sequence[Path]) -> list[str]:
+    first = detected[0]
+    if len(detected) == 1:
+        lines = [f"{first.path}: {first.format.name}, because it is {first.reason}"]
+    else:
+        lines = [f"{len(detected)} files: {first.format.name}, because {first.path.name} is {first.reason}"]
+    if ignored:
+        lines.append(f"left alone in the source folder: {first_of([path.name for path in ignored])}")
+    return lines
+
+
+def _merge_facts(paths: Sequence[Path], readings: Sequence[Reading], given: Mapping[str, Any]) -> DatasetFacts:
+    """The facts of all files; a value that is known twice must be the same."""
+    merged: dict[str, tuple[Any, str]] = {
+        name: (value, f"--{name.replace('_', '-')}") for name, value in given.items() if value is not None
+    }
+    for path, reading in zip(paths, readings, strict=True):
+        stated = {name: getattr(reading.facts, name) for name in _FACT_FIELDS} | reading.facts.facts
+        for name, value in stated.items():
+            if value is None:
+                continue
+            known, source = merged.setdefault(name, (value, str(path)))
+            if known != value:
+                raise DataError(
+                    f"{path}: {name} is {value!r}, but {source} says {known!r}; a store holds features of one encoder "
+                    "at one resolution: convert them to separate stores"
+                )
+    values = {name: value for name, (value, _) in merged.items()}
+    extra = {name: value for name, value in values.items() if name not in _FACT_FIELDS}
+    return DatasetFacts(**{name: value for name, value in values.items() if name in _FACT_FIELDS}, facts=extra)
+
+
+def _provenance(detected: Sequence[Detected], sources: Sequence[Path]) -> dict[str, Any]:
+    return {
+        "format": detected[0].format.name,
+        "found": detected[0].reason,
+        "sources": [str(path) for path in sources],
+        "num_files": len(detected),
+        "converter": f"asmil {__version__}",
+    }
+
+
+def _write(out: Path, readings: Sequence[Reading], facts: DatasetFacts, dtype: FeatureDtype, labels: _Labels) -> None:
+    bags = itertools.chain.from_iterable(reading.bags for reading in readings)
+    first = next(bags, None)
+    if first is None:
+        raise DataError(f"{out}: none of the sources holds a slide with tissue; there is nothing to convert")
+    rows = []
+    with BagWriter(out, num_features=first.features_ND.shape[1], dtype=dtype, facts=facts) as writer:
+        for bag in itertools.chain((first,), bags):
+            writer.add(bag.bag_id, bag.features_ND, coords_N2=bag.coords_N2)
+            rows.append({"slide": bag.bag_id, **bag.labels})
+        frame = labels.of_store(rows)
+        if frame is not None:
+            writer.set_labels(frame)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Where the label table of the store comes from: a file, or what the source itself carries."""
+
+    table: pd.DataFrame | None
+    options: PackOptions
+    no_tissue: tuple[str, ...]
+    say: Callable[[str], None]
+
+    def of_store(self, rows: Sequence[dict[str, Any]]) -> pd.DataFrame | None:
+        """The table to store, given the slide id and the source's own labels of every stored slide."""
+        carried = sorted({name for row in rows for name in row} - {"slide"})
+        if self.table is not None:
+            if carried:
+                self.say(f"labels are taken from {self.options.labels}, not from the source ({', '.join(carried)})")
+            return self._matched(self.table, [row["slide"] for row in rows])
+        if not carried:
+            self.say("no labels: give --labels TABLE, or name a table under data.labels.table of the experiment")
+            return None
+        for name in carried:
+            lacking = [row["slide"] for row in rows if name not in row]
+            if lacking:
+                raise DataError(
+                    f"label {name!r} is missing for {len(lacking)} of {len(rows)} slides: {first_of(lacking)}; "
+                    "give --labels TABLE"
+                )
+        return pd.DataFrame(rows)
+
+    def _matched(self, table: pd.DataFrame, slide_ids: Sequence[str]) -> pd.DataFrame:
+        column, path = self.options.columns.id, self.options.labels
+        known = {*slide_ids, *self.no_tissue}
+        ids = [_match_id(label_id, known) for label_id in table[column]]
+        self._refuse_ambiguity(list(table[column]), ids)
+        matched = table.assign(**{column: ids})
+        matched = matched[~matched[column].isin(set(self.no_tissue))]
+        unlabelled = [slide_id for slide_id in slide_ids if slide_id not in set(ids)]
+        without_bag = [label_id for label_id in matched[column] if label_id not in known]
+        if len(unlabelled) == len(slide_ids):
+            raise DataError(
+                f"{path}: no value of column {column!r} ({first_of(list(table[column]), limit=3)}) is a slide of the "
+                f"source ({first_of(list(slide_ids), limit=3)}); give --id-column, or correct the ids"
+            )
+        if unlabelled:
+            self.say(f"{len(unlabelled)} slides have no row in {path}: {first_of(unlabelled)}")
+        if without_bag:
+            self.say(f"{len(without_bag)} rows of {path} have no slide in the source: {first_of(without_bag)}")
+        return matched
+
+    def _refuse_ambiguity(self, label_ids: Sequence[str], ids: Sequence[str]) -> None:
+        first_by_id: dict[str, str] = {}
+        for label_id, slide_id in zip(label_ids, ids, strict=True):
+            other = first_by_id.setdefault(slide_id, label_id)
+            if other != label_id:
+                raise DataError(
+                    f"{self.options.labels}: {other!r} and {label_id!r} both name slide {slide_id!r}; keep one of them"
+                )
+
+
+def _match_id(label_id: str, known: set[str]) -> str:
+    """The slide a label row names: the id as written, or without the suffix of a slide file; else as written."""
+    if label_id in known:
+        return label_id
+    for suffix in _SLIDE_SUFFIXES:
+        stem = label_id.removesuffix(suffix)
+        if stem != label_id and stem in known:
+            return stem
+    return label_id
+
+
+def _label_table(path: Path, columns: LabelColumns) -> pd.DataFrame:
+    return normalise_labels(read_label_table(path, columns), columns, str(path))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m asmil.data.pack", description=__doc__)
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="file, or folder of per-slide files")
+    parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="directory of the new store")
+    parser.add_argument("--labels", type=Path, metavar="TABLE", help="label table to store: .csv, .tsv or .parquet")
+    parser.add_argument("--id-column", default="slide", help="its column of slide ids (default: %(default)s)")
+    parser.add_argument("--group-column", help="its column of patient ids, kept as text")
+    parser.add_argument("--dtype", choices=get_args(FeatureDtype), help="default: float32 classic sets, float16 slides")
+    parser.add_argument("--drop-last-column", action="store_true", help="the last feature column is the label")
+    parser.add_argument("--patches", type=Path, metavar="FOLDER", help="CLAM's folder of coordinate files")
+    parser.add_argument("--encoder", help="network that made the features")
+    parser.add_argument("--magnification", type=float, help="objective magnification of the tiles")
+    parser.add_argument("--mpp", type=float, help="micrometres per pixel of the tiles")
+    parser.add_argument("--tile-size", type=int, help="edge of a tile in pixels")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program name; None takes those of the process.
+    """
+    given = _parser().parse_args(arguments)
+    options = PackOptions(
+        read=ReadOptions(drop_last_column=given.drop_last_column, patches=given.patches),
+        dtype=given.dtype,
+        labels=given.labels,
+        columns=LabelColumns(id=given.id_column, group=given.group_column),
+        facts={name: getattr(given, name) for name in ("encoder", "magnification", "mpp", "tile_size")},
+    )
+    pack(given.sources, given.out, options)
+
+
+if __name__ == "__main__":
+    run_command(main)

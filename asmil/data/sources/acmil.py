@@ -1,0 +1,70 @@
+"""ACMIL's (and ASMIL's) one-file format: an HDF5 file with a group per slide, each with `feat`, `coords` and `label`.
+
+The label is an integer attribute of the group, taken as it is: merging classes, as BRACS does, is the label table's
+business. The files say nothing about what their coordinates mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from asmil.data.schema import FeatureDtype
+from asmil.data.sources.base import Reading, ReadOptions, SourceBag
+from asmil.data.sources.hdf5 import attributes, group_at, is_hdf5, numeric_dataset, open_hdf5
+from asmil.data.sources.tiles import describe, read_tiles
+from asmil.errors import DataError
+
+__all__ = ["AcmilHdf5"]
+
+
+class AcmilHdf5:
+    """Reader of ACMIL's one-file feature sets."""
+
+    name = "acmil-h5"
+    layout = "ACMIL .h5 of all slides: one group per slide with feat [N, D], coords [N, 2], attribute label"
+    dtype: FeatureDtype = "float16"
+
+    def detect(self, path: Path) -> str | None:
+        """Groups at the root, the first of them with `feat` and `coords`."""
+        if not is_hdf5(path):
+            return None
+        with open_hdf5(path) as file:
+            if len(file) == 0 or "features" in file:
+                return None
+            first = group_at(file, next(iter(file)), path)
+            if first is None or not {"feat", "coords"} <= set(first):
+                return None
+            found = describe(numeric_dataset(first, "feat", path), numeric_dataset(first, "coords", path))
+            return f"HDF5 with {len(file)} groups, the first ({first.name}) with {found}"
+
+    def read(self, path: Path, options: ReadOptions) -> Reading:
+        """One bag per group that has instances, in the order of the names."""
+        slide_ids: list[str] = []
+        no_tissue: list[str] = []
+        with open_hdf5(path) as file:
+            for name in sorted(file):
+                group = group_at(file, name, path)
+                if group is None or not {"feat", "coords"} <= set(group):
+                    raise DataError(f"{path}: /{name} has no feat and coords; expected both in every slide's group")
+                num_rows = numeric_dataset(group, "feat", path).shape[:1]
+                (no_tissue if num_rows == (0,) else slide_ids).append(name)
+        return Reading(_bags(path, slide_ids), no_tissue=tuple(no_tissue))
+
+
+def _bags(path: Path, slide_ids: list[str]) -> Iterator[SourceBag]:
+    with open_hdf5(path) as file:
+        for slide_id in slide_ids:
+            group = file[slide_id]
+            yield SourceBag(slide_id, *read_tiles(group, "feat", path), _label(group, path))
+
+
+def _label(group: h5py.Group, path: Path) -> dict[str, int]:
+    value = attributes(group).get("label")
+    if value is None:
+        return {}
+    if isinstance(value, bool) or int(value) != value:
+        raise DataError(f"{path}: attribute label of {group.name} is {value!r}, expected an integer")
+    return {"label": int(value)}

@@ -1,0 +1,101 @@
+"""The PRTools / MIL-toolbox `.mat` format (Tax, 2013) of the classic sets.
+
+A MATLAB v5 struct `x`: `data` [N, D], `nlab` (1-based index into the class names `lablist{1}`), `ident.milbag` = bag of
+each row: blank-padded names, or numbers from 1. Which set a file holds is told by its content only: copies circulate
+with the names of MUSK1 and MUSK2 swapped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+
+from asmil.data.schema import FeatureDtype
+from asmil.data.sources.base import Reading, ReadOptions
+from asmil.data.sources.classic import InstanceTable, check_numbering, read_classic
+from asmil.errors import DataError
+
+__all__ = ["PrtoolsMat"]
+
+MAX_FILE_BYTES = 256 << 20
+_MAGIC = b"MATLAB 5.0 MAT-file"
+_FIELDS = ("data", "nlab", "lablist", "ident")
+
+
+class PrtoolsMat:
+    """Reader of PRTools datasets in MATLAB v5 files."""
+
+    name = "prtools-mat"
+    layout = "PRTools .mat: MATLAB v5 struct x with data, nlab, lablist, ident.milbag"
+    dtype: FeatureDtype = "float32"
+
+    def detect(self, path: Path) -> str | None:
+        """A MATLAB v5 file whose variable `x` is a 1x1 struct or object."""
+        with path.open("rb") as stream:
+            if stream.read(len(_MAGIC)) != _MAGIC:
+                return None
+        try:
+            variables = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
+        except Exception as error:  # scipy raises many kinds on damaged files
+            raise DataError(f"{path}: a damaged MATLAB v5 file ({error}); get another copy") from None
+        shape, kind = variables.get("x", (None, None))
+        if shape != (1, 1) or kind not in ("struct", "object"):
+            return None
+        return f"MATLAB v5 file with a 1x1 {kind} x"
+
+    def read(self, path: Path, options: ReadOptions) -> Reading:
+        """One bag per `milbag`; numbered bags get ids from 0, as in the `.svm` copies of the same sets."""
+        struct = _load(path)
+        features_ND = np.asarray(struct["data"], dtype=np.float64)
+        bag_ids, notes = _bag_ids(path, struct)
+        labels_N = _labels(path, struct)
+        if features_ND.ndim != 2 or not len(features_ND) == len(bag_ids) == len(labels_N):
+            raise DataError(
+                f"{path}: x.data {features_ND.shape}, x.nlab {labels_N.shape} and {len(bag_ids)} x.ident.milbag "
+                "disagree on the number of instances; get an undamaged copy"
+            )
+        title = str(np.asarray(struct["name"]).ravel()[0]) if "name" in struct and np.size(struct["name"]) else ""
+        named = (f"the file calls itself {title!r}",) if title else ()
+        return read_classic(path, InstanceTable(bag_ids, labels_N, features_ND), options, (*named, *notes))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise DataError(f"{path}: {path.stat().st_size} bytes; PRTools copies of the classic sets hold a few MB")
+    try:
+        cell = scipy.io.loadmat(path, variable_names=("x",))["x"][0, 0]
+        struct = {name: cell[name] for name in cell.dtype.names}
+    except Exception as error:  # scipy raises many kinds on damaged files
+        raise DataError(f"{path}: cannot be read as a MATLAB v5 struct ({error}); get an undamaged copy") from None
+    missing = [name for name in _FIELDS if name not in struct]
+    if missing:
+        raise DataError(
+            f"{path}: struct x has no field {', '.join(missing)}, expected {', '.join(_FIELDS)}; not a PRTools dataset"
+        )
+    return struct
+
+
+def _labels(path: Path, struct: dict[str, Any]) -> np.ndarray:
+    names = [str(name).strip() for name in np.asarray(struct["lablist"]).ravel()[0].ravel()]
+    if sorted(names) != ["negative", "positive"]:
+        raise DataError(f"{path}: x.lablist names the classes {names}, expected negative and positive")
+    nlab_N = np.asarray(struct["nlab"]).ravel()
+    if not np.isin(nlab_N, (1, 2)).all():
+        raise DataError(f"{path}: x.nlab holds {np.unique(nlab_N).tolist()}, expected 1 and 2; get an undamaged copy")
+    positive = 1 + names.index("positive")
+    return np.array(nlab_N == positive, dtype=np.int64)
+
+
+def _bag_ids(path: Path, struct: dict[str, Any]) -> tuple[list[str], tuple[str, ...]]:
+    ident = np.asarray(struct["ident"])
+    if ident.dtype.names is None or "milbag" not in ident.dtype.names:
+        raise DataError(f"{path}: x.ident has no field milbag, so the bags are unknown; get a MIL-toolbox file")
+    milbag_N = ident[0, 0]["milbag"]
+    if milbag_N.dtype.kind == "U":
+        return [name.strip() for name in milbag_N.ravel().tolist()], ()
+    numbers = milbag_N.ravel().astype(np.int64)
+    check_numbering(path, numbers.tolist(), first=1)
+    return [str(number - 1) for number in numbers.tolist()], ("bag numbers from 1 became ids from 0",)
