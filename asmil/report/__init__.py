@@ -1,0 +1,1 @@
+"""What people read: text tables for the terminal and one self-contained HTML page."""
