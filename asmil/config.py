@@ -7,17 +7,25 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from asmil.errors import ConfigError
 
-__all__ = ["StrictModel", "apply_overrides", "content_hash", "load_yaml", "merge", "parse_config", "set_path"]
+__all__ = [
+    "StrictModel",
+    "apply_overrides",
+    "content_hash",
+    "load_yaml",
+    "merge",
+    "parse_config",
+    "set_path",
+    "tagged_sections",
+]
 
 MAX_YAML_BYTES = 1_000_000
 
@@ -37,7 +45,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not supported", problem_mark=self.peek_event().start_mark
+                problem="aliases (*name) are not supported",
+                problem_mark=self.peek_event().start_mark,  # type: ignore[no-untyped-call]  # PyYAML has no stub for it
             )
         return super().compose_node(parent, index)
 
@@ -64,12 +73,18 @@ _Loader.add_implicit_resolver(
     re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf)|\.(?:nan|NaN))$"),
     list("-+0123456789."),
 )
-_Loader.add_constructor("tag:asmil,2026:int", lambda loader, node: int(loader.construct_scalar(node)))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(loader.construct_scalar(node)))
 
 
-def _float(text: str) -> float:
-    return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".nan", "nan").replace(".NaN", "nan"))
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(str(loader.construct_scalar(node)))
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"\.(inf|nan)$", r"\1", str(loader.construct_scalar(node)).lower()))
+
+
+_Loader.add_constructor("tag:asmil,2026:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -98,7 +113,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {size} bytes; a configuration may have at most {MAX_YAML_BYTES}")
     tree = _parse_yaml(text, str(path))
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections such as task, data, model; got {type(tree).__name__}")
+        raise ConfigError(f"{path}: got {_shown(tree)}; expected a mapping of sections such as task, data, model")
     filled = _fill_environment(tree, str(path))
     assert isinstance(filled, dict)
     return filled
@@ -111,7 +126,7 @@ def _parse_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{source}{where}: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError) as error:
         raise ConfigError(f"{source}: not valid YAML ({error})") from None
 
 
@@ -136,38 +151,75 @@ def _fill_environment(value: Any, source: str) -> Any:
     return _VARIABLE.sub(fill, value)
 
 
-def set_path(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+def set_path(tree: Mapping[str, Any], path: str, value: Any, *, tagged: Collection[str] = ()) -> dict[str, Any]:
     """A copy of `tree` in which the dotted `path` holds `value`; missing sections on the way are made.
 
-    A value that is a mapping is merged into the mapping it meets.
+    A value that is a mapping is merged into the mapping it meets, its own keys taken literally. A key that itself
+    contains dots, such as those of `search.params`, is found by its full name.
+
+    Args:
+        tree: Plain data.
+        path: Dotted path.
+        value: What to put there.
+        tagged: Paths of sections whose keys depend on their `kind`; giving them another kind drops their other keys.
+
+    Returns:
+        A new tree; `tree` is not changed.
 
     Example:
         >>> set_path({"a": {"b": 1, "c": 2}}, "a.b", 5)
         {'a': {'b': 5, 'c': 2}}
+        >>> set_path({"a": {"kind": "x", "c": 2}}, "a.kind", "y", tagged={"a"})
+        {'a': {'kind': 'y'}}
     """
-    head, _, rest = path.partition(".")
-    child = tree.get(head)
-    if rest:
-        value = set_path(child if isinstance(child, Mapping) else {}, rest, value)
-    elif isinstance(value, Mapping) and isinstance(child, Mapping) and value.get("kind", child.get("kind")) == child.get("kind"):
-        value = merge(child, value)
-    return {**tree, head: value}
+    keys, node = [], tree
+    while path:
+        key = _first_key(node, path)
+        keys.append(key)
+        path = path[len(key) + 1 :]
+        child = node.get(key)
+        node = child if isinstance(child, Mapping) else {}
+    for key in reversed(keys):
+        value = {key: value}
+    return _merged(tree, value, tagged, "")
 
 
-def merge(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`tree` with every (possibly dotted) key of `overrides` set; mappings merge, anything else is replaced."""
+def merge(tree: Mapping[str, Any], overrides: Mapping[str, Any], *, tagged: Collection[str] = ()) -> dict[str, Any]:
+    """`tree` with every (possibly dotted) key of `overrides` set in turn, as by `set_path`."""
     result = dict(tree)
     for path, value in overrides.items():
-        result = set_path(result, path, value)
+        result = set_path(result, path, value, tagged=tagged)
     return result
 
 
-def apply_overrides(tree: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+def _first_key(node: Mapping[str, Any], path: str) -> str:
+    """The longest key of `node` that the dotted path begins with, or the path up to its first dot."""
+    parts = path.split(".")
+    prefixes = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((key for key in prefixes if key in node), parts[0])
+
+
+def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any], tagged: Collection[str], path: str) -> dict[str, Any]:
+    if path in tagged and changes.get("kind", tree.get("kind")) != tree.get("kind"):
+        tree = {}
+    result = dict(tree)
+    for key, value in changes.items():
+        old = result.get(key)
+        if isinstance(value, Mapping):
+            value = _merged(old if isinstance(old, Mapping) else {}, value, tagged, f"{path}.{key}".lstrip("."))
+        result[key] = value
+    return result
+
+
+def apply_overrides(
+    tree: Mapping[str, Any], assignments: Sequence[str], *, tagged: Collection[str] = ()
+) -> dict[str, Any]:
     """Apply `--set path=value` assignments in order; values are read as YAML.
 
     Args:
         tree: The configuration so far.
         assignments: Texts such as `model.aggregator.tokens=4`.
+        tagged: As for `set_path`.
 
     Returns:
         A new tree.
@@ -178,11 +230,24 @@ def apply_overrides(tree: Mapping[str, Any], assignments: Sequence[str]) -> dict
     result = dict(tree)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
-        if not equals or not path:
+        path = path.strip()
+        if not equals or not all(path.split(".")):
             raise ConfigError(f"--set {assignment}: expected path=value, for example model.aggregator.tokens=4")
-        value = _fill_environment(_parse_yaml(text, f"--set {assignment}"), f"--set {assignment}")
-        result = set_path(result, path.strip(), value)
+        source = f"--set {assignment}"
+        result = set_path(result, path, _fill_environment(_parse_yaml(text, source), source), tagged=tagged)
     return result
+
+
+def tagged_sections(model: type[BaseModel], path: str = "") -> frozenset[str]:
+    """Dotted paths of the sections of a model that are one of several kinds, told apart by a key such as `kind`."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        inner = f"{path}.{name}".lstrip(".")
+        if field.discriminator is not None:
+            found.add(inner)
+        for section in _models_in(field.annotation):
+            found |= tagged_sections(section, inner)
+    return frozenset(found)
 
 
 def parse_config(model: type[Model], tree: Mapping[str, Any], source: str) -> Model:
@@ -202,56 +267,88 @@ def parse_config(model: type[Model], tree: Mapping[str, Any], source: str) -> Mo
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_describe(model, problem, source) for problem in error.errors(include_url=False)]
-        raise ConfigError("\n       ".join(dict.fromkeys(lines))) from None
+        found: dict[tuple[str, str], list[str]] = {}
+        for problem in error.errors(include_url=False):
+            path, received, allowed = _describe(model, tree, problem)
+            found.setdefault((path, received), []).append(allowed)
+    lines = [
+        f"{source}: {f'{path}: ' if path else ''}{received}{' or '.join(dict.fromkeys(allowed))}"
+        for (path, received), allowed in found.items()
+    ]
+    raise ConfigError("\n       ".join(lines))
 
 
-def _describe(model: type[BaseModel], problem: Any, source: str) -> str:
-    location = [part for part in problem["loc"] if not str(part).startswith("function-")]
-    names, known = _walk(model, location)
+def _describe(model: type[BaseModel], tree: Mapping[str, Any], problem: Any) -> tuple[str, str, str]:
+    """Dotted path, what was received, and what is allowed. Several of the last may belong to one path (unions)."""
+    names, sections = _locate(model, tree, problem)
     path = ".".join(names)
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-        return f"{source}: {path}: unknown key; {hint}"
-    if problem["type"] == "missing":
-        return f"{source}: {path}: required but missing"
-    return f"{source}: {path}: got {problem['input']!r}; {problem['msg'].removeprefix('Value error, ')}"
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            return path, "unknown key; ", _nearest_key(names, sections)
+        case "missing":
+            return path, "required but missing", ""
+        case "union_tag_not_found":
+            return f"{path}.kind", "required but missing; one of ", ", ".join(sorted(_kinds(sections)))
+        case "union_tag_invalid":
+            allowed = context["expected_tags"]
+            return f"{path}.kind", f"got {context['tag']!r}; it should be ", allowed + _nearest(context["tag"], allowed)
+        case "value_error":
+            return path, "", str(context["error"])
+        case "model_type":
+            return path, f"got {_shown(problem['input'])}; it should be ", "a section (a mapping of keys to values)"
+    allowed = problem["msg"].removeprefix("Input should be ")
+    near = _nearest(problem["input"], context["expected"]) if problem["type"] == "literal_error" else ""
+    return path, f"got {_shown(problem['input'])}; it should be ", allowed + near
 
 
-def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """The YAML path of a pydantic location (union tags removed) and the keys its last section knows."""
+def _locate(model: type[BaseModel], tree: Any, problem: Any) -> tuple[list[str], list[type[BaseModel]]]:
+    """Where a problem lies: its path in the YAML, and the models that the section around it may be.
+
+    A pydantic location also names the member of a union that was tried; such parts are not keys of the input and are
+    left out of the path. At a union itself the models are its members.
+    """
     names: list[str] = []
-    models: list[type[BaseModel]] = [model]
-    for part in location:
-        known = {name for candidate in models for name in candidate.model_fields}
-        if isinstance(part, str) and part not in known and _is_tag(models, part):
-            models = [m for m in models if _tag_of(m) == part] or models
+    here, around, node = [model], [model], tree
+    for part in problem["loc"]:
+        is_key = part in node if isinstance(node, Mapping) else isinstance(node, list | tuple) and isinstance(part, int)
+        if not is_key and not (problem["type"] == "missing" and part == problem["loc"][-1]):
+            here = [section for section in here if part in {section.__name__, *_kinds([section])}] or here
             continue
         names.append(str(part))
-        if part in known:
-            annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-            models = [found for annotation in annotations for found in _models_in(annotation)] or models
-    parents = models if not names or names[-1] not in {n for m in models for n in m.model_fields} else models
-    return names, [name for candidate in parents for name in candidate.model_fields]
-
-
-def _tag_of(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("kind")
-    values = get_args(field.annotation) if field else ()
-    return values[0] if values else model.__name__
-
-
-def _is_tag(models: Sequence[type[BaseModel]], part: str) -> bool:
-    return any(part in (_tag_of(m), m.__name__) for m in models)
+        around = here
+        fields = [section.model_fields[part] for section in here if part in section.model_fields]
+        here = [found for field in fields for found in _models_in(field.annotation)] or here
+        node = node[part] if is_key else None
+    return names, here if problem["type"].startswith("union_tag") else around
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models named anywhere in a type: itself, or the members of a union, the values of a mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if get_origin(annotation) in (Union, UnionType, dict, list, tuple) or get_args(annotation):
-        return [found for item in get_args(annotation) for found in _models_in(item)]
-    return []
+    return [found for item in get_args(annotation) for found in _models_in(item)]
+
+
+def _kinds(sections: Sequence[type[BaseModel]]) -> set[str]:
+    fields = [section.model_fields["kind"] for section in sections if "kind" in section.model_fields]
+    return {str(kind) for field in fields for kind in get_args(field.annotation)}
+
+
+def _nearest_key(names: Sequence[str], sections: Sequence[type[BaseModel]]) -> str:
+    known = {name for section in sections for name in section.model_fields}
+    near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
+    return f"did you mean {'.'.join([*names[:-1], *near])!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+
+
+def _nearest(value: Any, allowed: str) -> str:
+    near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", allowed), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def content_hash(value: Any) -> str:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from asmil.config import StrictModel, apply_overrides, content_hash, load_yaml, merge, parse_config
+from asmil.config import (
+    StrictModel,
+    apply_overrides,
+    content_hash,
+    load_yaml,
+    merge,
+    parse_config,
+    set_path,
+    tagged_sections,
+)
 from asmil.data.config import DataConfig, ProtocolConfig
 from asmil.engine.config import TrainConfig
 from asmil.errors import ConfigError
@@ -19,13 +28,13 @@ __all__ = ["AshaConfig", "ExperimentSpec", "ParamSpec", "SearchConfig", "load_ex
 
 
 class Range(StrictModel):
-    """A number between two bounds; integers when both bounds are and `integer` is set.
+    """A number between two bounds.
 
     Attributes:
         low: Smallest value.
         high: Largest value.
         log: Draw on a logarithmic scale.
-        integer: Draw whole numbers.
+        integer: Draw whole numbers; both bounds must be.
     """
 
     low: float
@@ -39,6 +48,8 @@ class Range(StrictModel):
             raise ValueError(f"low {self.low} must be below high {self.high}")
         if self.log and self.low <= 0:
             raise ValueError(f"a logarithmic range needs low > 0, got {self.low}")
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"an integer range needs whole bounds, got {self.low} and {self.high}")
         return self
 
 
@@ -54,7 +65,16 @@ class Choices(StrictModel):
     choices: tuple[bool | int | float | str, ...] = Field(min_length=1)
 
 
-ParamSpec = Annotated[Range | Complement | Choices, Field(union_mode="left_to_right")]
+def _param_type(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return type(value).__name__ if isinstance(value, Complement | Choices) else "Range"
+    return "Complement" if "complement" in value else "Choices" if "choices" in value else "Range"
+
+
+ParamSpec = Annotated[
+    Annotated[Range, Tag("Range")] | Annotated[Complement, Tag("Complement")] | Annotated[Choices, Tag("Choices")],
+    Discriminator(_param_type),
+]
 
 
 class AshaConfig(StrictModel):
@@ -96,6 +116,36 @@ class SearchConfig(StrictModel):
     max_failures: int = Field(default=2, ge=0)
     seed: int = Field(default=0, ge=0)
 
+    @field_validator("params", mode="before")
+    @classmethod
+    def _dotted(cls, params: Any) -> Any:
+        return dict(_dotted_leaves(params, "")) if isinstance(params, Mapping) else params
+
+
+def _dotted_leaves(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """What may be tried, by dotted path; sections may be nested, as they are after `--set search.params.x.y=...`."""
+    for key, value in node.items():
+        is_section = isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values())
+        if is_section and "complement" not in value:
+            yield from _dotted_leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+NOT_HASHED = (
+    "data.store",
+    "data.labels.table",
+    "data.batch_instances",
+    "data.prefetch_threads",
+    "train.device",
+    "search.trials",
+    "search.max_concurrent",
+    "search.cpus_per_trial",
+    "search.gpus_per_trial",
+    "search.max_failures",
+)
+"""Paths, budgets and devices: where and how long an experiment runs, not what it is."""
+
 
 class ExperimentSpec(StrictModel):
     """A whole experiment, resolved: variant, demo and overrides are already applied."""
@@ -111,14 +161,19 @@ class ExperimentSpec(StrictModel):
         """The experiment as plain data; `ExperimentSpec.model_validate` of it gives the same experiment."""
         return self.model_dump(mode="json")
 
-    def hash(self) -> str:
-        """Identity of the experiment: every setting that can change a number (not paths, budgets or devices)."""
+    def identity(self) -> dict[str, Any]:
+        """Every setting that can change a number, as plain data: not paths, budgets or devices.
+
+        What the store and the label table contain is not in it; `Cohort.dataset_id` and the split's hash are.
+        """
         tree = self.tree()
-        for path in ("data.store", "data.prefetch_threads", "train.device", "search.trials", "search.max_concurrent",
-                     "search.cpus_per_trial", "search.gpus_per_trial", "search.max_failures"):
-            section, _, key = path.partition(".")
-            tree[section].pop(key, None)
-        return content_hash(tree)
+        for path in NOT_HASHED:
+            tree = set_path(tree, path, None)
+        return tree
+
+    def hash(self) -> str:
+        """Short hash of `identity`."""
+        return content_hash(self.identity())
 
     def override(self, values: dict[str, Any], source: str) -> ExperimentSpec:
         """The experiment with dotted settings replaced, validated again.
@@ -130,7 +185,10 @@ class ExperimentSpec(StrictModel):
         Returns:
             The new experiment.
         """
-        return parse_config(ExperimentSpec, merge(self.tree(), values), source)
+        return parse_config(ExperimentSpec, merge(self.tree(), values, tagged=TAGGED), source)
+
+
+TAGGED = tagged_sections(ExperimentSpec)
 
 
 def load_experiment(
@@ -151,17 +209,21 @@ def load_experiment(
         ConfigError: Anything wrong with the file or an override; the message names file and dotted path.
     """
     tree = load_yaml(path)
-    variants = tree.pop("variants", {}) or {}
-    demo_overrides = tree.pop("demo", None)
-    for name, section in (("variants", variants), ("demo", demo_overrides or {})):
-        if not isinstance(section, dict):
-            raise ConfigError(f"{path}: {name}: expected a mapping of overrides, got {section!r}")
+    variants, demo_overrides = (_overrides(tree, name, path) for name in ("variants", "demo"))
     if variant is not None:
         if not isinstance(variants.get(variant), dict):
             raise ConfigError(f"{path}: no variant {variant!r}; this file has: {', '.join(variants) or 'none'}")
-        tree = merge(tree, variants[variant])
+        tree = merge(tree, variants[variant], tagged=TAGGED)
     if demo:
-        if demo_overrides is None:
+        if not demo_overrides:
             raise ConfigError(f"{path}: has no demo: section, so --demo does not apply; run it on a store of your own")
-        tree = merge(tree, demo_overrides)
-    return parse_config(ExperimentSpec, apply_overrides(tree, assignments), str(path))
+        tree = merge(tree, demo_overrides, tagged=TAGGED)
+    return parse_config(ExperimentSpec, apply_overrides(tree, assignments, tagged=TAGGED), str(path))
+
+
+def _overrides(tree: dict[str, Any], name: str, source: str | Path) -> dict[str, Any]:
+    """Take a section of overrides out of an experiment's tree."""
+    section = tree.pop(name, None) or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{source}: {name}: expected a mapping of overrides, got {section!r}")
+    return section
