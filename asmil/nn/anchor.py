@@ -50,15 +50,15 @@ class EmaAnchor(nn.Module):
         return encoded, self.path.scores(encoded)
 
     @torch.no_grad()
-    def weights(self, batch: BagBatch, online_log_weights_MK: Tensor) -> Tensor:
-        """Target attention [M, K] over each bag's instances."""
+    def log_weights(self, batch: BagBatch, online_log_weights_MK: Tensor) -> Tensor:
+        """Logarithm of the target attention [M, K] over each bag's instances; finite also where the weight is 0."""
         encoded, scores_MK = self.scores(batch)
         tau, offsets = self.config.temperature, encoded.offsets
         if self.config.normalizer == "nsf":
-            return log_nsf(scores_MK, offsets, temperature=tau, eps=self.config.nsf_eps).exp()
+            return log_nsf(scores_MK, offsets, temperature=tau, eps=self.config.nsf_eps)
         if self.config.normalizer == "softmax":
-            return log_softmax(scores_MK, offsets, temperature=tau).exp()
-        return entmax(scores_MK, offsets, alpha=self.config.alpha, temperature=tau)
+            return log_softmax(scores_MK, offsets, temperature=tau)
+        return _finite_log(entmax(scores_MK, offsets, alpha=self.config.alpha, temperature=tau))
 
     @torch.no_grad()
     def update(self, online: ScorePath) -> None:
@@ -85,8 +85,8 @@ class TemporalAnchor(nn.Module):
         self.memory: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def weights(self, batch: BagBatch, online_log_weights_MK: Tensor) -> Tensor:
-        """Target attention [M, K]; remembers the online attention for the next epoch."""
+    def log_weights(self, batch: BagBatch, online_log_weights_MK: Tensor) -> Tensor:
+        """Logarithm of the target attention [M, K]; remembers the online attention for the next epoch."""
         current_MK = online_log_weights_MK.detach().exp()
         offsets = batch.offsets
         if len(current_MK) != batch.num_instances:
@@ -96,7 +96,7 @@ class TemporalAnchor(nn.Module):
             target_NK = self.memory[bag_id].to(now_NK.device) if bag_id in self.memory else now_NK
             self.memory[bag_id] = target_NK.lerp(now_NK, 1 - self.config.gamma).cpu()
             targets.append(target_NK)
-        return torch.cat(targets)
+        return _finite_log(torch.cat(targets))
 
     def update(self, online: ScorePath) -> None:
         """Nothing to move: the targets follow the attention itself."""
@@ -126,13 +126,17 @@ def build_anchor(config: AnchorConfig, online: ScorePath, independent: ScorePath
     return EmaAnchor(config, online, start=independent if config.start == "independent" else None)
 
 
+def _finite_log(weights_MK: Tensor) -> Tensor:
+    return weights_MK.log().clamp_min(torch.finfo(weights_MK.dtype).min)
+
+
 def divergence_per_column(
-    target_MK: Tensor, online_log_weights_MK: Tensor, offsets: Tensor, *, reduction: str = "sum"
+    target_log_weights_MK: Tensor, online_log_weights_MK: Tensor, offsets: Tensor, *, reduction: str = "sum"
 ) -> Tensor:
     """Divergence of the online attention from its target, for every bag and column.
 
     Args:
-        target_MK: Target weights p'; constants.
+        target_log_weights_MK: Logarithm of the target weights p'; finite constants.
         online_log_weights_MK: Logarithm of the online weights p.
         offsets: Int64 [B + 1] row boundaries of the bags.
         reduction: `sum` gives KL(p' || p), whose gradient with respect to softmax scores is p - p' (Eq. 8);
@@ -141,8 +145,9 @@ def divergence_per_column(
     Returns:
         [B, K].
     """
-    target_MK = target_MK.to(online_log_weights_MK.dtype)
+    target_log_weights_MK = target_log_weights_MK.to(online_log_weights_MK.dtype)
+    target_MK = target_log_weights_MK.exp()
     if reduction == "instance_mean":
         lengths_B1 = offsets.diff().to(online_log_weights_MK)[:, None]
         return sum_over_instances(-target_MK * online_log_weights_MK, offsets) / lengths_B1
-    return sum_over_instances(torch.xlogy(target_MK, target_MK) - target_MK * online_log_weights_MK, offsets)
+    return sum_over_instances(target_MK * (target_log_weights_MK - online_log_weights_MK), offsets)

@@ -86,9 +86,9 @@ class AnchoredModel(nn.Module):
         if self.anchor is None:
             return None
         config = self.anchor.config
-        target_MK = self.anchor.weights(batch, output.log_weights_MK)
+        target_log_MK = self.anchor.log_weights(batch, output.log_weights_MK)
         divergence_BK = divergence_per_column(
-            target_MK, output.log_weights_MK, output.offsets, reduction=config.kl_reduction
+            target_log_MK, output.log_weights_MK, output.offsets, reduction=config.kl_reduction
         )
         kept_BT = output.readout.kept_BT
         if config.kl_tokens == "all" or kept_BT is None:

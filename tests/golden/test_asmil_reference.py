@@ -131,7 +131,7 @@ def test_summed_divergences(path: Path, name: str) -> None:
     case = fixture.facts["cases"][name]
     reference, batch = fixture.model(temperature=case["temp"]), batch_of(fixture.tensors[f"case/{name}/input"])
     log_weights = reference.model(batch).log_weights_MK
-    target = reference.model.anchor.weights(batch, log_weights)
+    target = reference.model.anchor.log_weights(batch, log_weights)
     kl = divergence_per_column(target, log_weights, batch.offsets).mean()
     cross_entropy = divergence_per_column(target, log_weights, batch.offsets, reduction="instance_mean").mean()
     assert kl.item() == pytest.approx(case["kl_sum_over_N_mean_over_heads_tokens"], abs=2e-6)

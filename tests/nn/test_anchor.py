@@ -67,10 +67,10 @@ def test_gradient_of_each_divergence_is_online_minus_target(sizes: list[int], se
     generator = torch.Generator().manual_seed(seed)
     offsets = torch.tensor([0, *sizes]).cumsum(0)
     scores = torch.randn(int(offsets[-1]), 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    target = log_softmax(torch.randn(scores.shape, generator=generator, dtype=torch.float64), offsets).exp()
+    target = log_softmax(torch.randn(scores.shape, generator=generator, dtype=torch.float64), offsets)
     log_weights = log_softmax(scores, offsets)
     divergence_per_column(target, log_weights, offsets).sum().backward()
-    torch.testing.assert_close(scores.grad, log_weights.exp().detach() - target, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(scores.grad, log_weights.exp().detach() - target.exp(), rtol=1e-9, atol=1e-12)
 
 
 def test_anchor_loss_is_the_mean_over_tokens_and_heads_of_the_kl() -> None:
@@ -78,12 +78,12 @@ def test_anchor_loss_is_the_mean_over_tokens_and_heads_of_the_kl() -> None:
     batch = random_batch([4, 1, 7], seed=5)
     batch = batch.with_features(batch.features_MD.double())
     output = model(batch)
-    target = model.anchor.weights(batch, output.log_weights_MK)
+    target = model.anchor.log_weights(batch, output.log_weights_MK)
     expected = []
-    for p_target, log_p in zip(
+    for log_target, log_p in zip(
         split_bags(target, batch.offsets), split_bags(output.log_weights_MK, batch.offsets), strict=True
     ):
-        expected.append((p_target * (p_target.log() - log_p)).sum(dim=0).mean())
+        expected.append((log_target.exp() * (log_target - log_p)).sum(dim=0).mean())
     torch.testing.assert_close(model.anchor_loss(output, batch), torch.stack(expected))
 
 
@@ -99,7 +99,7 @@ def test_kept_tokens_only_enter_the_loss_if_configured() -> None:
         losses[tokens] = model.anchor_loss(output, batch)
         kept = output.readout.kept_BT
         columns = divergence_per_column(
-            model.anchor.weights(batch, output.log_weights_MK), output.log_weights_MK, output.offsets
+            model.anchor.log_weights(batch, output.log_weights_MK), output.log_weights_MK, output.offsets
         ).view(2, 2, 3)
     expected = torch.stack([columns[bag][:, kept[bag]].mean() for bag in range(2)])
     torch.testing.assert_close(losses["kept"], expected)
@@ -113,6 +113,17 @@ def test_no_gradient_reaches_the_anchor_and_it_stays_in_evaluation_mode() -> Non
     model.anchor_loss(model(batch), batch).sum().backward()
     assert not model.anchor.training
     assert not any(p.requires_grad or p.grad is not None for p in model.anchor.parameters())
+
+
+def test_entmax_anchor_with_zero_weights_is_finite() -> None:
+    model = small_model(AnchorConfig(start="independent", normalizer="entmax", alpha=2.0, temperature=0.01))
+    batch = random_batch([30], seed=5)
+    batch = batch.with_features(batch.features_MD.double())
+    output = model(batch)
+    target = model.anchor.log_weights(batch, output.log_weights_MK).exp()
+    assert (target == 0).any()
+    expected = (torch.xlogy(target, target) - target * output.log_weights_MK).sum(dim=0).mean()
+    torch.testing.assert_close(model.anchor_loss(output, batch)[0], expected)
 
 
 @pytest.mark.parametrize("aggregator", [AsmilConfig(tokens=3, heads=2), AbmilConfig(hidden=4)])
@@ -139,11 +150,11 @@ def test_temporal_target_is_the_ema_of_past_attention() -> None:
     with torch.no_grad():
         model.aggregator.score_path.token_Td.add_(0.7)
     second = model(batch)
-    before, now = first.log_weights_MK.detach().exp(), second.log_weights_MK.detach()
+    before, now = first.log_weights_MK.detach(), second.log_weights_MK.detach()
     expected = divergence_per_column(before, now, batch.offsets).mean(dim=1)
     torch.testing.assert_close(model.anchor_loss(second, batch), expected)
     torch.testing.assert_close(
-        torch.cat([model.anchor.memory["bag0"], model.anchor.memory["bag1"]]), 0.75 * before + 0.25 * now.exp()
+        torch.cat([model.anchor.memory["bag0"], model.anchor.memory["bag1"]]), 0.75 * before.exp() + 0.25 * now.exp()
     )
     restored = small_model(AnchorConfig(target="temporal"))
     restored.load_state_dict(model.state_dict())
