@@ -93,6 +93,16 @@ def test_survival_curves_show_groups_p_value_and_counts(full_report: ReportConte
     assert plot.rows[0] == ("high risk", 0.0, 1.0, 75)
 
 
+def test_counts_at_a_tick_include_those_who_leave_there() -> None:
+    times, at_risk = [0.0, 20.0, 40.0, 60.0], [50, 41, 23, 9]
+    group = {"name": "all", "n": 50, "times": times, "survival": [1.0, 0.8, 0.5, 0.3], "at_risk": at_risk}
+    shown = texts(draw_figure(Figure("kaplan_meier", "S", {"groups": [group]})))
+    counts = [int(text) for text in shown[shown.index("at risk") + 1 :] if text.isdigit()]
+    ticks = np.linspace(0, 60, len(counts))
+    assert len(counts) >= 4
+    assert counts == [at_risk[min(k for k in range(4) if times[k] >= tick)] for tick in ticks]
+
+
 def test_survival_curves_without_optional_parts() -> None:
     group = {"name": "all", "n": 3, "times": [1.0, 2.0], "survival": [0.7, 0.2]}
     plot = draw_figure(Figure("kaplan_meier", "S", {"groups": [group]}))
