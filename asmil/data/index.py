@@ -12,7 +12,7 @@ import pyarrow as pa
 from asmil.data.schema import COORD_DTYPES, FEATURE_DTYPES, DatasetInfo, check_slide_id
 from asmil.errors import DataError, IntegrityError
 
-__all__ = ["BagIndex", "IndexRow"]
+__all__ = ["BagIndex", "IndexRow", "table_to_bytes"]
 
 
 class IndexRow(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -77,7 +78,8 @@ class ShardFile:
 
     def discard(self) -> None:
         """Remove the file, published or not."""
-        self._sink.close()
+        with contextlib.suppress(OSError):
+            self._sink.close()
         self.temporary.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 

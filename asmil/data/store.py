@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.fs
 import torch
-import xxhash
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -84,9 +83,7 @@ class BagStore:
         """
         filesystem, path = open_fs(uri)
         if not isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-            raise DataError(
-                f"{uri}: stores are read from local disks and mounts only; copy it to one and name the copy"
-            )
+            raise DataError(f"{uri}: only stores on local disks and mounts can be read; copy it to one")
         root = Path(path)
         info = _read_info(root)
         _check_shard_sizes(root, info)
@@ -183,7 +180,7 @@ class BagStore:
         name = self.info.shards[shard].name
         where = f"{self.root}: shard {name}, bag {slide_id!r}, {column}"
         try:
-            num_read = self._files.read_into(name, offset, part)
+            num_read, found = self._files.read_into(name, offset, part)
         except OSError as error:
             raise IntegrityError(f"{where}: cannot be read ({error}); restore the shard or convert again") from error
         if num_read != len(part):
@@ -191,7 +188,6 @@ class BagStore:
                 f"{where}: the file ends early: expected {len(part)} bytes at offset {offset}, got {num_read}; "
                 "restore the shard from a copy or convert again"
             )
-        found = xxhash.xxh3_64_intdigest(part)
         if found != checksum:
             raise IntegrityError(
                 f"{where}: checksum mismatch: expected xxh3 {checksum:016x}, got {found:016x}; "
@@ -211,7 +207,7 @@ def _read_info(root: Path) -> DatasetInfo:
     path = root / DATASET_FILE
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{root}: {_why_no_store(root)}; {HOW_TO_MAKE}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}); check path and permissions") from error

@@ -33,7 +33,7 @@ from asmil.data.schema import (
 )
 from asmil.data.shards import ShardFile
 from asmil.errors import DataError
-from asmil.storage import disk_problems, ensure_directory, publish_bytes, publish_json, sync_directory
+from asmil.storage import disk_problems, ensure_directory, publish_bytes, publish_json
 
 __all__ = ["BagWriter"]
 
@@ -274,5 +274,3 @@ class _DirectoryLock:
         if self._made:
             with contextlib.suppress(OSError):
                 self._directory.rmdir()
-        else:
-            sync_directory(self._directory)
