@@ -20,6 +20,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from asmil import __version__
 from asmil.config import StrictModel, content_hash, parse_config
 from asmil.data.builtin import resolve_store
 from asmil.data.cohort import Cohort
@@ -210,7 +211,7 @@ def refit(
     """
     spec = experiment.spec
     development = experiment.plan.development(job.repeat, job.fold)
-    train_ids, validation_ids = development.bag_ids, ()
+    train_ids, validation_ids = development.bag_ids, tuple[str, ...]()
     if spec.protocol.epoch_rule == "best_validation":
         train_ids, validation_ids = development.inner[0].train, development.inner[0].validation
     cohort = experiment.cohort.restrict(development.bag_ids)
@@ -328,9 +329,9 @@ def metrics_tree(metrics: Mapping[str, Metric]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what a number can depend on."""
-    packages = ("asmil", "torch", "numpy", "scikit-learn", "scikit-survival", "lifelines", "pyarrow")
+    packages = ("torch", "numpy", "scikit-learn", "scikit-survival", "lifelines", "pyarrow")
     found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found, "device": _device_name()}
+    return {"asmil": __version__, "python": platform.python_version(), **found, "device": _device_name()}
 
 
 def _device_name() -> str:

@@ -221,7 +221,7 @@ class _Run:
         if kl_B is not None:
             assert self.model.anchor is not None
             loss_B = loss_B + self.model.anchor.config.kl_weight * kl_B
-        (loss_B.sum() / micro.bags_in_step).backward()
+        torch.autograd.backward(loss_B.sum() / micro.bags_in_step)
         with torch.no_grad():
             kl = torch.zeros((), device=self.device) if kl_B is None else kl_B.sum()
             self.progress.sums.values += torch.stack([loss_B.sum(), task_B.sum(), kl]).double()
