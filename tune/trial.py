@@ -29,7 +29,7 @@ from tasks.spec import ExperimentSpec
 from tune.searcher import EPOCH, FINISHED, OBJECTIVE
 from tune.study import CONTINUES, REASON, VALIDATION
 
-__all__ = ["RUNG", "TrialPayload", "run_trial", "rungs", "trial_directory"]
+__all__ = ["RUNG", "TrialPayload", "discard_checkpoints", "run_trial", "rungs", "trial_directory"]
 
 RUNG = "rung"
 FIT = "fit"
@@ -62,6 +62,12 @@ class TrialPayload:
 def trial_directory(trials: Path, number: int) -> Path:
     """Where the trial with this number in the study keeps its checkpoints and logs."""
     return trials / f"{number:05d}"
+
+
+def discard_checkpoints(directory: Path) -> None:
+    """Remove the checkpoints of a trial that has ended; the best configuration is trained again anyway."""
+    for checkpoint in directory.glob("checkpoint_*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def rungs(epochs: int, folds: int) -> int:
