@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -31,7 +32,11 @@ def accuracy_interval(correct_B: np.ndarray, groups: Sequence[str]) -> tuple[flo
 
 
 def with_intervals(
-    measure: Callable[[np.ndarray], Mapping[str, Metric]], names: Sequence[str], groups: Sequence[str]
+    measure: Callable[[np.ndarray], Mapping[str, Metric]],
+    names: Sequence[str],
+    groups: Sequence[str],
+    *,
+    strata: Sequence[Hashable] | None = None,
 ) -> dict[str, Metric]:
     """Metrics with bootstrap intervals. All are taken from the same resamples, and each of these is measured once.
 
@@ -39,6 +44,7 @@ def with_intervals(
         measure: The metrics of the rows with the given indices.
         names: Which of them to give an interval.
         groups: Group of each row.
+        strata: Stratum of each row, such as its fold; groups are drawn within theirs.
 
     Returns:
         The named metrics of all rows; without an interval where there is no value.
@@ -54,7 +60,8 @@ def with_intervals(
     metrics = measure(np.arange(len(groups)))
     found = {}
     for name in names:
-        known = metrics[name].value is not None
-        limits = clustered_bootstrap(lambda rows, name=name: resampled(name, rows), groups) if known else None  # type: ignore[misc]
+        limits = None
+        if metrics[name].value is not None:
+            limits = clustered_bootstrap(partial(resampled, name), groups, strata=strata)
         found[name] = replace(metrics[name], interval=limits)
     return found

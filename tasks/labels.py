@@ -61,7 +61,7 @@ def numbers(labels: pd.DataFrame, column: str, role: str) -> np.ndarray:
     if broken.any():
         raise DataError(
             f"label column {column!r} holds no finite number for {name_some(labels.index, broken)} "
-            f"(first: {values.to_numpy()[broken][0]!r}); correct or remove these rows"
+            f"(first: {values[broken].tolist()[0]!r}); correct or remove these rows"
         )
     return as_float
 
@@ -86,7 +86,7 @@ def class_names(labels: pd.DataFrame, column: str, merge: Mapping[str, str] | No
     if broken.any():
         raise DataError(
             f"label column {column!r} holds no class for {name_some(labels.index, broken)} (first: "
-            f"{values.to_numpy()[broken][0]!r}); expected text or whole numbers, so correct or remove these rows"
+            f"{values[broken].tolist()[0]!r}); expected text or whole numbers, so correct or remove these rows"
         )
     return [(merge or {}).get(str(name), str(name)) for name in names]
 

@@ -310,7 +310,7 @@ def _read_outcomes(labels: pd.DataFrame, time: str, event: str) -> tuple[np.ndar
     if broken.any():
         raise DataError(
             f"label column {event!r} is neither 0 nor 1 for {name_some(labels.index, broken)} (first: "
-            f"{label_column(labels, event, 'event').to_numpy()[broken][0]!r}); use 1 where the event was observed and "
+            f"{label_column(labels, event, 'event')[broken].tolist()[0]!r}); use 1 where the event was observed and "
             f"0 where the follow-up was censored"
         )
     return time_B, event_B.astype(np.int64)

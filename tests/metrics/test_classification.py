@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from asmil.errors import DataError
 from asmil.metrics.classification import classification_metrics
@@ -53,6 +54,21 @@ def test_three_class_metrics_equal_their_definitions(rows: list[tuple[int, int, 
         assert metrics["macro_auc"] == Metric(None, warning)
     else:
         assert metrics["macro_auc"].value == pytest.approx(np.mean([_auc(scores[:, c], labels == c) for c in range(3)]))
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_metrics_equal_scikit_learns(num_classes: int) -> None:
+    generator = np.random.default_rng(num_classes)
+    labels = np.r_[np.arange(num_classes), generator.integers(num_classes, size=80)]
+    scores = generator.dirichlet(np.ones(num_classes), len(labels)).round(2)
+    scores[:, -1] = 1 - scores[:, :-1].sum(axis=1)
+    metrics = classification_metrics(scores, labels, [str(c) for c in range(num_classes)])
+    predicted = scores.argmax(axis=1)
+    shown = scores[:, 1] if num_classes == 2 else scores
+    assert metrics["accuracy"].value == pytest.approx(accuracy_score(labels, predicted))
+    assert metrics["macro_f1"].value == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert metrics["macro_auc"].value == pytest.approx(roc_auc_score(labels, shown, multi_class="ovr"))
+    assert metrics["balanced_accuracy"].value == pytest.approx(balanced_accuracy_score(labels, predicted))
 
 
 def test_one_class_and_no_bags_give_reasons() -> None:
