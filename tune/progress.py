@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 from asmil.report.tables import format_number, format_setting
-from tune.searcher import EPOCH, OBJECTIVE
-from tune.study import REASON, SearchStudy
+from tune.searcher import EPOCH, NUMBER, OBJECTIVE
+from tune.study import OVERRIDES, REASON, SearchStudy
 
 __all__ = ["SearchDisplay"]
 
@@ -69,13 +69,13 @@ class SearchDisplay(Callback):  # type: ignore[misc]  # Ray is untyped
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or goes on after its worker was lost."""
-        self._running[trial.config["number"]] = {"config": trial.config}
+        self._running[trial.config[NUMBER]] = {"config": trial.config}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """An epoch is over."""
-        self._running[trial.config["number"]] = result
+        self._running[trial.config[NUMBER]] = result
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended, to its end or stopped early."""
@@ -86,7 +86,7 @@ class SearchDisplay(Callback):  # type: ignore[misc]  # Ray is untyped
         self._finish(trial)
 
     def _finish(self, trial: Any) -> None:
-        number = trial.config["number"]
+        number = trial.config[NUMBER]
         self._running.pop(number, None)
         recorded = self._study.study.trials[number]
         state = recorded.state.name
@@ -97,7 +97,7 @@ class SearchDisplay(Callback):  # type: ignore[misc]  # Ray is untyped
             state,
             f"{max(recorded.intermediate_values, default=0)}/{self._epochs}",
             _figure(value[0]) if value else "-",
-            outcome or _describe(trial.config["overrides"]),
+            outcome or _describe(trial.config[OVERRIDES]),
         )
         if state != "FAIL":
             self._on_finished(number)
@@ -126,7 +126,7 @@ class SearchDisplay(Callback):  # type: ignore[misc]  # Ray is untyped
                 "running",
                 f"{result.get(EPOCH, 0)}/{self._epochs}",
                 "-" if value is None else _figure(value),
-                _describe(result["config"]["overrides"]),
+                _describe(result["config"][OVERRIDES]),
             )
         return table
 

@@ -29,7 +29,7 @@ from tune.cluster import Slots, connect, plan_slots
 from tune.heartbeat import Heartbeat
 from tune.progress import SearchDisplay
 from tune.rundir import OuterFold, RunDirectory, default_directory, open_study, outer_folds
-from tune.searcher import OBJECTIVE, StudySearch
+from tune.searcher import NUMBER, OBJECTIVE, StudySearch
 from tune.space import SearchSpace
 from tune.study import SearchStudy
 from tune.trial import RUNG, TrialPayload, discard_checkpoints, run_trial, rungs, trial_directory
@@ -287,7 +287,7 @@ class _FoldSearch:
 
 
 def _directory_name(trial: Any) -> str:
-    return trial_directory(Path(), trial.config["number"]).name
+    return trial_directory(Path(), trial.config[NUMBER]).name
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.space import SearchSpace
-from tune.study import CONTINUES, REASON, VALIDATION, SearchStudy
+from tune.study import CONTINUES, OVERRIDES, REASON, VALIDATION, SearchStudy
 
-__all__ = ["EPOCH", "FINISHED", "OBJECTIVE", "KeyedSampler", "StudySearch"]
+__all__ = ["EPOCH", "FINISHED", "NUMBER", "OBJECTIVE", "KeyedSampler", "StudySearch"]
 
 OBJECTIVE = "objective"
 EPOCH = "epoch"
 FINISHED = "finished"
+NUMBER = "number"
 
 
 class StudySearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
@@ -56,11 +57,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
         )
 
     def _propose(self, trial: optuna.Trial) -> dict[str, Any]:
-        return {
-            "number": trial.number,
-            "overrides": self._searched.suggest(trial),
-            "continues": trial.user_attrs.get(CONTINUES),
-        }
+        overrides = self._searched.suggest(trial)
+        trial.set_user_attr(OVERRIDES, overrides)
+        return {NUMBER: trial.number, OVERRIDES: overrides, CONTINUES: trial.user_attrs.get(CONTINUES)}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next configuration; None while the trials under way may still fill the budget."""

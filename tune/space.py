@@ -16,7 +16,7 @@ import optuna
 from asmil.errors import ConfigError
 from tasks.spec import Choices, Complement, ExperimentSpec, ParamSpec, Range
 
-__all__ = ["SearchSpace"]
+__all__ = ["SearchSpace", "parameter_name"]
 
 SEARCHABLE_SECTIONS = ("task", "model", "train")
 FIXED_PATHS = {
@@ -53,7 +53,7 @@ class SearchSpace:
         """Ask the trial for every active parameter.
 
         Args:
-            trial: A running trial, or `FixedTrial(params)` to see what stored parameters stand for.
+            trial: A running trial.
 
         Returns:
             Dotted path to value, ready for `ExperimentSpec.override`.
@@ -67,10 +67,6 @@ class SearchSpace:
                 overrides[path] = _suggest(trial, path, param)
         return overrides
 
-    def overrides(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What the stored parameters of a trial override."""
-        return self.suggest(optuna.trial.FixedTrial(dict(params)))
-
     def defaults(self) -> dict[str, Any]:
         """The experiment's own values as Optuna parameters, moved to the nearest bound where they lie outside.
 
@@ -81,7 +77,7 @@ class SearchSpace:
         for path, param in self._spec.search.params.items():
             value = _default(_lookup(tree, path), param) if _holds(tree, path) else None
             if value is not None:
-                found[_name(path, param)] = value
+                found[parameter_name(path, param)] = value
         return found
 
     def _check(self) -> None:
@@ -113,13 +109,13 @@ class SearchSpace:
             yield dict(zip(self._kinds, combination, strict=True))
 
 
-def _name(path: str, param: ParamSpec) -> str:
+def parameter_name(path: str, param: ParamSpec) -> str:
     """The parameter's name in the study; a complement is stored as the small number that is drawn."""
     return f"1 - {path}" if isinstance(param, Complement) else path
 
 
 def _suggest(trial: optuna.trial.BaseTrial, path: str, param: ParamSpec) -> Any:
-    name = _name(path, param)
+    name = parameter_name(path, param)
     if isinstance(param, Choices):
         return trial.suggest_categorical(name, param.choices)
     if isinstance(param, Complement):

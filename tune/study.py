@@ -22,11 +22,22 @@ from optuna.trial import FrozenTrial, TrialState
 
 from asmil.errors import ConfigError
 
-__all__ = ["CONTINUES", "REASON", "VALIDATION", "Counts", "Identity", "Importance", "SearchStudy", "open_storage"]
+__all__ = [
+    "CONTINUES",
+    "OVERRIDES",
+    "REASON",
+    "VALIDATION",
+    "Counts",
+    "Identity",
+    "Importance",
+    "SearchStudy",
+    "open_storage",
+]
 
 CONTINUES = "continues"
 REASON = "reason"
 VALIDATION = "validation"
+OVERRIDES = "overrides"
 IDENTITY = "identity"
 CLOSED = "closed"
 MIN_COMPLETE_FOR_IMPORTANCE = 5

@@ -26,8 +26,8 @@ from asmil.errors import AsmilError, IntegrityError, TrainingError
 from asmil.experiment import Trained, train_once
 from asmil.storage import publish_json
 from tasks.spec import ExperimentSpec
-from tune.searcher import EPOCH, FINISHED, OBJECTIVE
-from tune.study import CONTINUES, REASON, VALIDATION
+from tune.searcher import EPOCH, FINISHED, NUMBER, OBJECTIVE
+from tune.study import CONTINUES, OVERRIDES, REASON, VALIDATION
 
 __all__ = ["RUNG", "TrialPayload", "discard_checkpoints", "run_trial", "rungs", "trial_directory"]
 
@@ -114,8 +114,8 @@ class _Trial:
 
     def __init__(self, config: Mapping[str, Any], payload: TrialPayload, work: Path) -> None:
         local = {"train.checkpoint_seconds": 0, "train.device": payload.device}
-        source = f"trial {config['number']}"
-        self.spec = ExperimentSpec.model_validate(payload.tree).override({**config["overrides"], **local}, source)
+        source = f"trial {config[NUMBER]}"
+        self.spec = ExperimentSpec.model_validate(payload.tree).override({**config[OVERRIDES], **local}, source)
         self.task = self.spec.task.build(self.spec.data.labels)
         self.monitor = self.task.monitor
         self.payload = payload

@@ -56,7 +56,7 @@ def test_every_suggestion_lies_in_its_bounds_and_is_a_valid_experiment(seed: int
 def test_stored_parameters_stand_for_the_same_overrides(seed: int) -> None:
     space = SearchSpace(experiment(PARAMS))
     overrides, trial = ask(space, seed)
-    assert space.overrides(trial.params) == overrides
+    assert space.suggest(optuna.trial.FixedTrial(trial.params)) == overrides
 
 
 def test_a_complement_is_drawn_on_the_log_scale_of_the_small_number() -> None:
@@ -68,7 +68,7 @@ def test_a_complement_is_drawn_on_the_log_scale_of_the_small_number() -> None:
 def test_the_defaults_are_the_experiment_itself() -> None:
     spec = experiment(PARAMS, **{"model.anchor.ema_factor": 0.99, "train.bags_per_step": 5})
     space = SearchSpace(spec)
-    assert spec.override(space.overrides(space.defaults()), "defaults") == spec
+    assert spec.override(space.suggest(optuna.trial.FixedTrial(space.defaults())), "defaults") == spec
 
 
 def test_defaults_outside_the_bounds_move_to_the_nearest_and_unknown_choices_are_left_open() -> None:
