@@ -1,0 +1,67 @@
+"""Every shipped experiment trains an epoch, is calibrated and evaluated on a tiny store with the columns it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from asmil.data.schema import DatasetFacts
+from asmil.data.writer import BagWriter
+from asmil.engine.jobs import Job
+from asmil.experiment import open_experiment, refit, run_test, train_once
+from tasks.spec import ExperimentSpec, load_experiment
+
+TASKS = Path(__file__).resolve().parents[2] / "tasks"
+NUM_BAGS, NUM_FEATURES = 40, 16
+
+
+def label_table(spec: ExperimentSpec) -> pd.DataFrame:
+    """Labels under the names the experiment gives them, two slides to a patient."""
+    rows, columns = np.arange(NUM_BAGS), spec.data.labels
+    table = {columns.id: [f"s{row}" for row in rows]}
+    if columns.group is not None:
+        table[columns.group] = [f"p{row // 2}" for row in rows]
+    if columns.target is not None:
+        names = list(getattr(spec.task, "merge", None) or getattr(spec.task, "classes", None) or ["0", "1"])
+        table[columns.target] = [names[(row // 2) % len(names)] for row in rows]
+    if columns.time is not None and columns.event is not None:
+        table[columns.time], table[columns.event] = 1.0 + rows // 2, (rows // 2) % 2
+    if columns.split is not None:
+        table[columns.split] = np.repeat(["train", "test"], NUM_BAGS // 2)
+    table |= {name: np.linspace(40, 80, NUM_BAGS) // 1 for name in columns.covariates}
+    frame = pd.DataFrame(table)
+    return frame if columns.group is None else _same_within(frame, columns.group, columns.covariates)
+
+
+def _same_within(frame: pd.DataFrame, group: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    for name in columns:
+        frame[name] = frame.groupby(group)[name].transform("first")
+    return frame
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in TASKS.glob("*.yaml")))
+def test_a_shipped_experiment_runs_from_labels_to_test_figures(tmp_path: Path, name: str) -> None:
+    overrides = [f"data.store={tmp_path / 'store'}", "train.epochs=1", "model.inner_dim=16", "train.device=cpu"]
+    spec = load_experiment(TASKS / f"{name}.yaml", assignments=overrides)
+    generator = np.random.default_rng(0)
+    labels = label_table(spec)
+    facts = DatasetFacts(provenance={"source": "test"})
+    with BagWriter(tmp_path / "store", num_features=NUM_FEATURES, dtype="float32", facts=facts) as writer:
+        for slide in labels[spec.data.labels.id]:
+            writer.add(slide, generator.normal(size=(generator.integers(2, 9), NUM_FEATURES)).astype(np.float32))
+        writer.set_labels(labels)
+    experiment = open_experiment(spec, tmp_path / "run")
+    inner = experiment.plan.development(0, 0).inner[0]
+    trained = train_once(
+        spec, experiment.cohort, experiment.task, train_ids=inner.train, validation_ids=inner.validation, seed=0
+    )
+    (record,) = trained.fitted.history
+    assert np.isfinite(record.loss)
+    assert experiment.task.monitor.metric in record.metrics
+    job = Job(0, 0, 0)
+    (outcome,) = run_test(experiment, {job: refit(experiment, job)}, why="test")
+    assert outcome.metrics[experiment.task.monitor.metric].value is not None
+    assert outcome.trained.prepared.figures([outcome.predictions])
