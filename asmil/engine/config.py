@@ -41,7 +41,7 @@ class TrainConfig(StrictModel):
     clip_norm: float | None = Field(default=5.0, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     evaluate_every: int = Field(default=1, ge=1)
     checkpoint_seconds: float = Field(default=20.0, ge=0)
     stability_bags: int = Field(default=8, ge=0)

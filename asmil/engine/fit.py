@@ -124,7 +124,8 @@ def fit(
         The trained model and its history.
 
     Raises:
-        TrainingError: The loss stopped being finite, or memory ran out.
+        TrainingError: The loss stopped being finite, memory ran out, the checkpoint is of another training, or the
+            epoch rule found no epoch.
         KeyboardInterrupt: After Ctrl-C, once a checkpoint of the last finished step is on disk.
     """
     run = _Run(model, prepared, data, config, monitor, epoch_rule, directory)
@@ -136,6 +137,8 @@ def fit(
                 record = run.epoch(interrupted)
                 if on_epoch is not None:
                     on_epoch(record)
+            if interrupted.is_set():
+                raise KeyboardInterrupt
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"out of memory on {run.device} in epoch {run.progress.epoch + 1}; "
@@ -336,8 +339,15 @@ class _Run:
                 f"{self.directory}: its checkpoint was trained on {len(state['train_ids'])} other bags than the "
                 f"{len(self.data.train_ids)} of this split; choose another --out or train without --resume"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:240]
+            raise TrainingError(
+                f"{self.directory}: its checkpoint is of another model or optimizer ({reason}); restore the settings, "
+                "choose another --out or train without --resume"
+            ) from None
         self.tracker.previous = state["attention"]
         progress = self.progress
         progress.epoch, progress.step = state["epoch"], state["step"]
@@ -348,10 +358,20 @@ class _Run:
     def result(self) -> FitResult:
         """The model with the weights the epoch rule chooses."""
         progress, epoch = self.progress, self.progress.epoch
-        if self.epoch_rule == "best_validation" and progress.best_weights is not None:
+        if self.epoch_rule == "best_validation":
+            if progress.best_weights is None:
+                raise TrainingError(self._why_no_best_epoch())
             self.model.aggregator.load_state_dict(progress.best_weights)
             epoch = progress.best_epoch
         return FitResult(self.model.eval(), epoch, tuple(progress.history))
+
+    def _why_no_best_epoch(self) -> str:
+        metric = self.progress.history[-1].metrics.get(self.monitor.metric)
+        reason = "nothing was validated" if metric is None else metric.reason
+        return (
+            f"protocol.epoch_rule: best_validation found no epoch: {self.monitor.metric} could not be computed on "
+            f"{len(self.data.validation_ids)} validation bags ({reason}); enlarge protocol.inner or use last"
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from asmil.data.cohort import Cohort
 from asmil.data.config import DataConfig
 from asmil.engine.config import TrainConfig
 from asmil.engine.protocols import Predictions, PreparedTask
-from asmil.errors import EnvironmentProblem
+from asmil.errors import EnvironmentProblem, TrainingError
 from asmil.nn.model import AnchoredModel, ModelOutput
 
 __all__ = ["autocast", "outputs_of", "predict", "resolve_device"]
@@ -32,7 +32,10 @@ def resolve_device(config: TrainConfig) -> torch.device:
         device = torch.device(config.device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise EnvironmentProblem(f"train.device: {config.device!r} is not usable here ({error}); try auto") from None
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise EnvironmentProblem(f"train.device: {config.device!r} is not usable here ({reason}); try auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise EnvironmentProblem(f"train.device: {config.device!r} is not supported; use auto, cpu, cuda or cuda:N")
     return device
 
 
@@ -53,13 +56,23 @@ def outputs_of(
     data: DataConfig,
     train: TrainConfig,
 ) -> Iterator[ModelOutput]:
-    """Evaluation-mode outputs of bags, batch by batch, in the given order."""
+    """Evaluation-mode outputs of bags, batch by batch, in the given order.
+
+    Raises:
+        TrainingError: Outputs are not finite: the training diverged.
+    """
     device = next(model.parameters()).device
     model.eval()
     batches = evaluation_batches(cohort, bag_ids, batch_instances=data.batch_instances, threads=data.prefetch_threads)
     for batch in batches:
         with torch.inference_mode(), autocast(train, device):
-            yield model(prepared.transform(batch.to(device)))
+            output = model(prepared.transform(batch.to(device)))
+        if not output.logits_BC.isfinite().all():
+            raise TrainingError(
+                f"the model's outputs are not finite for bags {', '.join(batch.bag_ids[:3])} and maybe others: "
+                f"the training diverged; lower train.lr (now {train.lr}) or set train.precision: float32"
+            )
+        yield output
 
 
 def predict(
@@ -83,6 +96,9 @@ def predict(
 
     Returns:
         Predictions in the order of `bag_ids`; no bag is skipped or cut.
+
+    Raises:
+        TrainingError: Outputs are not finite.
     """
     parts: list[dict[str, Tensor]] = []
     for output in outputs_of(model, prepared, cohort, bag_ids, data=data, train=train):
