@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -20,6 +20,7 @@ __all__ = [
     "StrictModel",
     "apply_overrides",
     "content_hash",
+    "differences",
     "load_yaml",
     "merge",
     "parse_config",
@@ -360,3 +361,23 @@ def content_hash(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two trees of plain data, one text per dotted path.
+
+    Example:
+        >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
+        ['a.c: 2 -> 3', 'd: None -> 4']
+    """
+    before, after = dict(_leaves(old, "")), dict(_leaves(new, ""))
+    paths = [path for path in {**before, **after} if before.get(path) != after.get(path)]
+    return [f"{path}: {before.get(path)!r} -> {after.get(path)!r}" for path in paths]
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, Mapping):
+        yield path, list(node) if isinstance(node, tuple) else node
+        return
+    for key, value in node.items():
+        yield from _leaves(value, f"{path}.{key}".lstrip("."))

@@ -6,11 +6,13 @@ outer fold; only `run_test` opens the test part, through `asmil.data.sealed`.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from asmil.engine.jobs import Job
 from asmil.engine.predict import predict
 from asmil.engine.protocols import Predictions, PreparedTask, Task
 from asmil.engine.records import EpochRecord
-from asmil.errors import IntegrityError
+from asmil.errors import ConfigError, DataError, IntegrityError
 from asmil.metrics.values import Metric
 from asmil.nn.config import ModelConfig
 from asmil.nn.model import AnchoredModel, build_model
@@ -41,6 +43,7 @@ from tasks.base import TaskConfig
 from tasks.spec import ExperimentSpec
 
 __all__ = [
+    "EXPERIMENT_FILE",
     "Experiment",
     "TestOutcome",
     "Trained",
@@ -54,6 +57,12 @@ __all__ = [
     "train_once",
     "versions",
 ]
+
+EXPERIMENT_FILE = "experiment.yaml"
+MODEL_FILE = "model.json"
+WEIGHTS_FILE = "model.safetensors"
+MODEL_FORMAT = "asmil-model/1"
+RESTORE = "restore the directory from a copy or train again"
 
 
 @dataclass(frozen=True)
@@ -123,12 +132,23 @@ def open_experiment(spec: ExperimentSpec, out: Path) -> Experiment:
     store = resolve_store(spec.data.store)
     data = spec.data.model_copy(update={"store": store})
     cohort = Cohort.open(data, independent_bags=spec.protocol.independent_bags)
-    task = spec.task.build(data.labels)
-    task.check(cohort.labels)
     records = Path(store) if os.access(store, os.W_OK) else out
     official = cohort.labels[data.labels.split] if data.labels.split else None
-    plan = load_or_make_splits(_split_file(records, spec), cohort, task.strata(cohort.labels), spec.protocol, official)
+    with _named(data.labels.table or store):
+        task = spec.task.build(data.labels)
+        task.check(cohort.labels)
+        strata = task.strata(cohort.labels)
+        plan = load_or_make_splits(_split_file(records, spec), cohort, strata, spec.protocol, official)
     return Experiment(spec, cohort, task, plan, records)
+
+
+@contextlib.contextmanager
+def _named(source: str | Path) -> Iterator[None]:
+    """Name the labels' file or store in front of what a task or a cut says about them."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{source}: {error}") from None
 
 
 def _split_file(records: Path, spec: ExperimentSpec) -> Path:
@@ -170,7 +190,8 @@ def train_once(
         The trained model.
     """
     visible = cohort.restrict([*train_ids, *validation_ids])
-    prepared = task.prepare(visible.frame(train_ids), visible.restrict(train_ids))
+    with _named(cohort.store.root):
+        prepared = task.prepare(visible.frame(train_ids), visible.restrict(train_ids))
     model = build_model(spec.model, visible.num_features, prepared.head, seed=seed)
     fitted = fit(
         model,
@@ -268,11 +289,13 @@ def save_model(
         name: tensor.detach().cpu().contiguous()
         for name, tensor in trained.fitted.model.aggregator.state_dict().items()
     }
-    publish_bytes(directory / "model.safetensors", save(weights))
+    content = save(weights)
+    publish_bytes(directory / WEIGHTS_FILE, content)
     publish_json(
-        directory / "model.json",
+        directory / MODEL_FILE,
         {
-            "format": "asmil-model/1",
+            "format": MODEL_FORMAT,
+            "weights_sha256": hashlib.sha256(content).hexdigest(),
             "model": spec.model.model_dump(mode="json"),
             "task": spec.task.model_dump(mode="json"),
             "labels": spec.data.labels.model_dump(mode="json"),
@@ -294,17 +317,30 @@ def load_model(directory: Path) -> tuple[AnchoredModel, PreparedTask]:
         The model in evaluation mode, without an anchor, and its fitted task.
 
     Raises:
-        IntegrityError: The files do not belong together.
+        DataError: There is no exported model, or one of another format.
+        IntegrityError: A file is damaged, or the two do not belong together.
     """
-    tree = json.loads((directory / "model.json").read_text(encoding="utf-8"))
-    task = parse_config(TaskSection, {"task": tree["task"], "labels": tree["labels"]}, str(directory / "model.json"))
-    prepared = task.task.build(task.labels).restore(tree["fitted"])
-    config = parse_config(ModelConfig, {**tree["model"], "anchor": None}, str(directory / "model.json"))
-    model = build_model(config, tree["num_features"], prepared.head, seed=0)
+    file = directory / MODEL_FILE
     try:
-        model.aggregator.load_state_dict(load((directory / "model.safetensors").read_bytes()))
-    except (RuntimeError, SafetensorError) as error:
-        raise IntegrityError(f"{directory}: model.safetensors does not belong to model.json ({error})") from None
+        tree, content = json.loads(file.read_bytes()), (directory / WEIGHTS_FILE).read_bytes()
+        if tree["format"] != MODEL_FORMAT:
+            raise DataError(f"{file}: format {tree['format']!r}, this version reads {MODEL_FORMAT!r}; train it again")
+        if hashlib.sha256(content).hexdigest() != tree["weights_sha256"]:
+            raise IntegrityError(f"{directory / WEIGHTS_FILE}: not the weights of {MODEL_FILE}; {RESTORE}")
+        return _rebuild(tree, content, str(file))
+    except OSError as error:
+        raise DataError(f"{directory}: no exported model ({error}); train one with python -m asmil.run") from None
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:240]
+        raise IntegrityError(f"{file}: damaged or edited ({type(error).__name__}: {reason}); {RESTORE}") from None
+
+
+def _rebuild(tree: Mapping[str, Any], weights: bytes, source: str) -> tuple[AnchoredModel, PreparedTask]:
+    task = parse_config(TaskSection, {"task": tree["task"], "labels": tree["labels"]}, source)
+    prepared = task.task.build(task.labels).restore(tree["fitted"])
+    config = parse_config(ModelConfig, {**tree["model"], "anchor": None}, source)
+    model = build_model(config, tree["num_features"], prepared.head, seed=0)
+    model.aggregator.load_state_dict(load(weights))
     return model.eval(), prepared
 
 
@@ -317,7 +353,7 @@ class TaskSection(StrictModel):
 
 def save_experiment(directory: Path, spec: ExperimentSpec) -> None:
     """Write the resolved configuration as `experiment.yaml`; running that file repeats the experiment."""
-    publish_text(directory / "experiment.yaml", yaml.safe_dump(spec.tree(), sort_keys=False))
+    publish_text(directory / EXPERIMENT_FILE, yaml.safe_dump(spec.tree(), sort_keys=False))
 
 
 def metrics_tree(metrics: Mapping[str, Metric]) -> dict[str, Any]:

@@ -7,20 +7,25 @@ part and writes that into the ledger.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from asmil.config import differences
 from asmil.data.sealed import read_ledger
 from asmil.data.splits import InnerSplit
-from asmil.engine.events import EventLog
+from asmil.engine.events import EventLog, read_events, to_plain
 from asmil.engine.jobs import Job
-from asmil.engine.predict import predict
+from asmil.engine.predict import predict, resolve_device
 from asmil.engine.records import EpochRecord
-from asmil.errors import ConfigError, EnvironmentProblem, run_command
+from asmil.errors import ConfigError, run_command
 from asmil.experiment import (
+    EXPERIMENT_FILE,
     Experiment,
     Trained,
     metrics_tree,
@@ -34,10 +39,12 @@ from asmil.experiment import (
 )
 from asmil.metrics.values import Metric
 from asmil.report.tables import format_metric
-from asmil.storage import ensure_directory, publish_json
+from asmil.storage import disk_problems, ensure_directory, publish_json
 from tasks.spec import ExperimentSpec, load_experiment
 
 __all__ = ["main"]
+
+EVENTS_FILE = "events.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,20 +57,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     options = _parser().parse_args(arguments)
-    if options.limit is not None and options.test:
-        raise ConfigError("--limit and --test: a figure on part of the bags is no test figure; leave one of them out")
+    _check_limit(options)
     spec = load_experiment(
         options.experiment, assignments=_assignments(options), variant=options.variant, demo=options.demo
     )
+    resolve_device(spec.train)
     out = _run_directory(options)
     started = time.monotonic()
     experiment = open_experiment(spec, out)
+    run = _Run(experiment, _job(experiment, options), out, resume=options.resume, limit=options.limit)
     save_experiment(out, spec)
-    run = _Run(experiment, Job(0, options.fold, spec.train.seed), out, resume=options.resume, limit=options.limit)
     run.announce(options.experiment)
-    result = run.validation()
-    if options.test:
-        result |= run.test()
+    try:
+        result = run.validation()
+        if options.test:
+            result |= run.test()
+    except KeyboardInterrupt:
+        print(f"the same command with --out {out} --resume goes on from here", file=sys.stderr)
+        raise
     run.finish(result, seconds=time.monotonic() - started)
     return 0
 
@@ -91,19 +102,48 @@ def _assignments(options: argparse.Namespace) -> list[str]:
     return [*options.set, *extra]
 
 
+def _check_limit(options: argparse.Namespace) -> None:
+    if options.limit is None:
+        return
+    if options.limit < 1:
+        raise ConfigError(f"--limit: got {options.limit}; it should be the number of bags of each part, 1 or more")
+    if options.test:
+        raise ConfigError("--limit and --test: a figure on part of the bags is no test figure; leave one of them out")
+
+
 def _run_directory(options: argparse.Namespace) -> Path:
+    """The directory to write to: `--out`, which must be new or hold the run to resume, or a new one below `runs/`."""
     out: Path | None = options.out
-    if options.resume and (out is None or not out.is_dir()):
-        raise ConfigError(f"--resume: needs --out with an existing run directory, got {out}")
+    if options.resume and (out is None or not (out / EXPERIMENT_FILE).is_file()):
+        raise ConfigError(
+            f"--resume: needs --out with the directory of an earlier run, got {out}; leave --resume out to begin one"
+        )
     if out is None:
         name = "-".join([Path(options.experiment).stem, *filter(None, [options.variant, options.demo and "demo"])])
-        base = Path("runs") / name
-        taken = [int(path.name[4:]) for path in base.glob("run-*") if path.name[4:].isdigit()]
-        out = base / f"run-{max(taken, default=0) + 1:03d}"
+        return _new_directory(Path("runs") / name)
     ensure_directory(out, "run directory")
     if not options.resume and any(out.iterdir()):
-        raise EnvironmentProblem(f"{out}: not empty; give --out another directory, or --resume to go on with this run")
+        raise ConfigError(f"--out: {out} is not empty; give another directory, or --resume to go on with its run")
     return out
+
+
+def _new_directory(base: Path) -> Path:
+    """The next unused `run-NNN`, made by this process and no other."""
+    ensure_directory(base, "folder of runs")
+    taken = [int(path.name[4:]) for path in base.glob("run-*") if path.name[4:].isdigit()]
+    for number in itertools.count(max(taken, default=0) + 1):
+        out = base / f"run-{number:03d}"
+        with disk_problems(out, "serve as run directory"), contextlib.suppress(FileExistsError):
+            out.mkdir()
+            break
+    return out
+
+
+def _job(experiment: Experiment, options: argparse.Namespace) -> Job:
+    folds = experiment.plan.folds
+    if not 0 <= options.fold < folds:
+        raise ConfigError(f"--fold: got {options.fold}; this experiment has {folds} folds, 0 to {folds - 1}")
+    return Job(0, options.fold, experiment.spec.train.seed)
 
 
 class _Run:
@@ -112,12 +152,24 @@ class _Run:
     def __init__(self, experiment: Experiment, job: Job, out: Path, *, resume: bool, limit: int | None) -> None:
         self.experiment, self.job, self.out = experiment, job, out
         self.resume, self.limit = resume, limit
-        self.log = EventLog(out / "events.jsonl")
         self.development = experiment.plan.development(job.repeat, job.fold)
+        if resume:
+            _check_same_training(out / EVENTS_FILE, self.identity())
+        self.log = EventLog(out / EVENTS_FILE)
 
     @property
     def spec(self) -> ExperimentSpec:
         return self.experiment.spec
+
+    def identity(self) -> dict[str, Any]:
+        """What a training that is resumed must have in common with what was begun."""
+        return {
+            **self.spec.identity(),
+            "data_id": self.experiment.cohort.dataset_id,
+            "split": self.experiment.plan.hash,
+            "job": vars(self.job),
+            "limit": self.limit,
+        }
 
     def announce(self, source: str) -> None:
         cohort = self.experiment.cohort
@@ -133,10 +185,8 @@ class _Run:
             experiment=source,
             spec=self.spec.tree(),
             spec_hash=self.spec.hash(),
-            data_id=cohort.dataset_id,
-            split=self.experiment.plan.hash,
+            identity=self.identity(),
             simulated=cohort.simulated,
-            job=self.job,
             versions=versions(),
         )
 
@@ -163,7 +213,7 @@ class _Run:
             validation_ids=inner.validation,
             seed=self.job.seed,
             directory=self.out,
-            on_epoch=self._on_epoch,
+            on_epoch=partial(self._on_epoch, "validation"),
             resume=self.resume,
         )
         predictions = predict(
@@ -184,7 +234,8 @@ class _Run:
         directory = self.out / "refit"
         ensure_directory(directory, "directory of the refit")
         print(f"refit for the test part ({self.spec.protocol.epoch_rule} epoch):")
-        trained = refit(self.experiment, self.job, directory=directory, on_epoch=self._on_epoch, resume=self.resume)
+        on_epoch = partial(self._on_epoch, "refit")
+        trained = refit(self.experiment, self.job, directory=directory, on_epoch=on_epoch, resume=self.resume)
         (outcome,) = run_test(self.experiment, {self.job: trained}, why=f"asmil.run --test into {self.out}")
         self._save(outcome.trained, directory)
         self._print("test", {**outcome.metrics, **outcome.intervals}, outcome.trained.fitted.epoch)
@@ -224,13 +275,24 @@ class _Run:
         num_features = self.experiment.cohort.num_features
         save_model(directory, self.spec, trained, num_features=num_features, facts=facts)
 
-    def _on_epoch(self, record: EpochRecord) -> None:
-        self.log.write("epoch", **vars(record))
+    def _on_epoch(self, training: str, record: EpochRecord) -> None:
+        self.log.write("epoch", training=training, **vars(record))
         print(progress_line(record, self.spec.train.epochs, self.experiment.task.monitor.metric), flush=True)
 
     def _print(self, part: str, metrics: Mapping[str, Metric], epoch: int) -> None:
         figures = ", ".join(f"{name} {format_metric(metric)}" for name, metric in metrics.items())
         print(f"{part} (epoch {epoch}): {figures}")
+
+
+def _check_same_training(events: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on under other settings: the record would tell of a training that never was."""
+    begun = [event["identity"] for event in read_events(events) if event["event"] == "start"]
+    changed = differences(begun[-1], to_plain(identity)) if begun else []
+    if changed:
+        raise ConfigError(
+            f"--resume: {events.parent} was begun with other settings ({'; '.join(changed[:8])}); "
+            "restore them, or give --out another directory"
+        )
 
 
 def progress_line(record: EpochRecord, epochs: int, monitored: str) -> str:
