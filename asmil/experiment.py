@@ -144,10 +144,12 @@ def open_experiment(spec: ExperimentSpec, out: Path) -> Experiment:
 
 @contextlib.contextmanager
 def _named(source: str | Path) -> Iterator[None]:
-    """Name the labels' file or store in front of what a task or a cut says about them."""
+    """Name the labels' file or store in front of what a task or a cut says about them, unless it says so itself."""
     try:
         yield
     except (ConfigError, DataError) as error:
+        if str(source) in str(error):
+            raise
         raise type(error)(f"{source}: {error}") from None
 
 

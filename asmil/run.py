@@ -224,7 +224,7 @@ class _Run:
         self._save(trained, self.out)
         self._print("validation", {**metrics, **intervals}, trained.fitted.epoch)
         return {
-            "metrics": {"validation": metrics_tree(metrics)},
+            "metrics": {"validation": metrics_tree({**metrics, **intervals})},
             "intervals": {"validation": _intervals(intervals)},
             "epoch": trained.fitted.epoch,
         }
@@ -238,8 +238,9 @@ class _Run:
         trained = refit(self.experiment, self.job, directory=directory, on_epoch=on_epoch, resume=self.resume)
         (outcome,) = run_test(self.experiment, {self.job: trained}, why=f"asmil.run --test into {self.out}")
         self._save(outcome.trained, directory)
-        self._print("test", {**outcome.metrics, **outcome.intervals}, outcome.trained.fitted.epoch)
-        return {"test": metrics_tree(outcome.metrics), "test_intervals": _intervals(outcome.intervals)}
+        metrics = {**outcome.metrics, **outcome.intervals}
+        self._print("test", metrics, outcome.trained.fitted.epoch)
+        return {"test": metrics_tree(metrics), "test_intervals": _intervals(outcome.intervals)}
 
     def finish(self, result: dict[str, Any], *, seconds: float) -> None:
         """Write `result.json`."""
