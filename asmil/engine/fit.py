@@ -31,6 +31,7 @@ from asmil.engine.predict import autocast, outputs_of, predict, resolve_device
 from asmil.engine.protocols import Monitor, PreparedTask
 from asmil.engine.records import EpochRecord
 from asmil.engine.stability import AttentionTracker, Stability
+from asmil.engine.threads import use_threads
 from asmil.errors import TrainingError
 from asmil.metrics.values import Metric
 from asmil.nn.aggregators.base import Branch
@@ -161,6 +162,8 @@ class _Run:
         directory: Path | None,
     ) -> None:
         self.device = resolve_device(config)
+        if self.device.type == "cpu":
+            use_threads(_instances_per_step(data, config) * data.cohort.num_features)
         self.model = model.to(self.device)
         self.prepared, self.data, self.config = prepared, data, config
         self.monitor, self.epoch_rule, self.directory = monitor, epoch_rule, directory
@@ -372,6 +375,11 @@ class _Run:
             f"protocol.epoch_rule: best_validation found no epoch: {self.monitor.metric} could not be computed on "
             f"{len(self.data.validation_ids)} validation bags ({reason}); enlarge protocol.inner or use last"
         )
+
+
+def _instances_per_step(data: FitData, config: TrainConfig) -> float:
+    mean = sum(data.cohort.length(bag_id) for bag_id in data.train_ids) / len(data.train_ids)
+    return mean * min(config.bags_per_step, len(data.train_ids))
 
 
 @contextmanager
