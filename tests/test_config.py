@@ -274,6 +274,10 @@ def test_keys_with_dots_are_found_by_their_full_name() -> None:
     }
 
 
+def test_the_longest_matching_key_is_meant() -> None:
+    assert set_path({"a": {"b": 1}, "a.b": {"c": 1}}, "a.b.c", 2) == {"a": {"b": 1}, "a.b": {"c": 2}}
+
+
 def test_another_kind_drops_the_keys_of_the_old_one_in_tagged_sections_only() -> None:
     tagged = tagged_sections(Root)
     assert tagged == {"model.aggregator"}

@@ -147,6 +147,15 @@ def test_a_hazard_head_has_its_own_loss_and_no_censoring_modes(cohort: pd.DataFr
         parse_config(SurvivalConfig, {"kind": "survival", "head": "hazard", "censoring": "tail"}, "x.yaml")
 
 
+def test_only_a_tail_leaves_anyone_alive_past_the_last_bin(
+    cohort: pd.DataFrame, make_bags: type, predict: Predict
+) -> None:
+    for mode, alive in (("end_drop", 0.0), ("tail", 0.5)):
+        prepared = task(censoring=mode, bins={"count": 4}).prepare(cohort, make_bags({}))
+        flat = torch.full((60, 4), -np.log(4))
+        assert predict(prepared, cohort, flat).outputs["survival"][:, -1] == pytest.approx(alive)
+
+
 @pytest.mark.parametrize("risk", ["neg_sum_S", "neg_rmst", "vlsa_mean_time"])
 @pytest.mark.parametrize("head", ["incidence", "hazard"])
 def test_early_deaths_have_the_larger_risk(
