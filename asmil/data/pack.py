@@ -80,11 +80,8 @@ def pack(
     if no_tissue:
         say(f"no tissue, left out: {first_of(no_tissue, limit=20)}")
     table = None if options.labels is None else _label_table(options.labels, options.columns)
-    facts = _merge_facts([item.path for item in detected], readings, options.facts).model_copy(
-        update={"provenance": _provenance(detected, sources)}
-    )
-    if no_tissue:
-        facts = facts.model_copy(update={"facts": {**facts.facts, "no_tissue": list(no_tissue)}})
+    facts = _merge_facts([item.path for item in detected], readings, options.facts)
+    facts = facts.model_copy(update={"provenance": _provenance(detected, sources, no_tissue)})
     _write(out, readings, facts, options.dtype or source_format.dtype, _Labels(table, options, no_tissue, say))
     info = BagStore.open(str(out)).info
     say(
@@ -137,12 +134,13 @@ def _merge_facts(paths: Sequence[Path], readings: Sequence[Reading], given: Mapp
     return DatasetFacts(**{name: value for name, value in values.items() if name in _FACT_FIELDS}, facts=extra)
 
 
-def _provenance(detected: Sequence[Detected], sources: Sequence[Path]) -> dict[str, Any]:
+def _provenance(detected: Sequence[Detected], sources: Sequence[Path], no_tissue: Sequence[str]) -> dict[str, Any]:
     return {
         "format": detected[0].format.name,
         "found": detected[0].reason,
         "sources": [str(path) for path in sources],
         "num_files": len(detected),
+        "no_tissue": list(no_tissue),
         "converter": f"asmil {__version__}",
     }
 

@@ -12,6 +12,7 @@ Nothing here is clinical data. The store says `simulated`, and so does everythin
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,10 @@ _MEDIAN_TILES, _TILES_LOG_SD, _TILES_RANGE = 120, 0.5, (16, 1000)
 _SHARE_INTERCEPT, _SHARE_PER_RISK, _SHARE_SLIDE_NOISE = -2.4, 1.1, 0.15
 _OTHER_PHENOTYPES_DIRICHLET = (4.0, 2.5, 1.2, 0.8)
 
-_PHENOTYPE_SCALE, _GRADE_SCALE = 5.4, 2.2
+_PHENOTYPE_SCALE, _GRADE_SCALE = 7.0, 3.5
 _GRADE_TILE_SD, _MEANINGLESS_GRADE_SD = 0.6, 1.2
-_NUM_TEXTURES, _NUM_STAINS, _STAIN_SHIFT = 16, 16, 0.4
-_TILE_NOISE, _COMMON_SCALE = 0.3, 0.3
+_NUM_TEXTURES, _NUM_STAINS, _STAIN_SHIFT = 16, 16, 0.5
+_TILE_NOISE, _COMMON_SCALE = 0.2, 0.3
 _TILE_LEVEL0_PX = 512
 _TISSUE_SHARE_OF_SQUARE = 0.7
 
@@ -203,6 +204,7 @@ class _FeatureSpace:
     common_D: np.ndarray
 
     @classmethod
+    @functools.cache
     def draw(cls) -> _FeatureSpace:
         generator = np.random.default_rng((SEED, 2))
         num_directions = len(PHENOTYPES) + 1 + _NUM_TEXTURES + _NUM_STAINS
@@ -213,19 +215,16 @@ class _FeatureSpace:
         return cls(phenotypes, grade[0], textures, stains, common)
 
 
-_SPACE = _FeatureSpace.draw()
-
-
 def _tile_features(generator: np.random.Generator, phenotypes_N: np.ndarray, grade_N: np.ndarray) -> np.ndarray:
     """Sum of all that makes a tile's features; without matrix products, whose rounding differs between machines."""
-    num_tiles = len(phenotypes_N)
+    space, num_tiles = _FeatureSpace.draw(), len(phenotypes_N)
     features_ND = _TILE_NOISE * generator.standard_normal((num_tiles, NUM_FEATURES), dtype=np.float32)
-    features_ND += _SPACE.common_D + _PHENOTYPE_SCALE * _SPACE.phenotypes_PD[phenotypes_N]
-    features_ND += _GRADE_SCALE * grade_N.astype(np.float32)[:, None] * _SPACE.grade_D
-    for texture_D in _SPACE.textures_TD:
+    features_ND += space.common_D + _PHENOTYPE_SCALE * space.phenotypes_PD[phenotypes_N]
+    features_ND += _GRADE_SCALE * grade_N.astype(np.float32)[:, None] * space.grade_D
+    for texture_D in space.textures_TD:
         features_ND += generator.standard_normal((num_tiles, 1), dtype=np.float32) * texture_D
     # stains move the directions that matter too, so a slide's mean is not to be trusted
-    shifted_SD = np.concatenate([_SPACE.phenotypes_PD, _SPACE.grade_D[None], _SPACE.stains_SD])
+    shifted_SD = np.concatenate([space.phenotypes_PD, space.grade_D[None], space.stains_SD])
     amounts_S1 = _STAIN_SHIFT * generator.standard_normal((len(shifted_SD), 1), dtype=np.float32)
     features_ND += (amounts_S1 * shifted_SD).sum(axis=0)
     return features_ND

@@ -123,7 +123,7 @@ def find_files(paths: Sequence[Path]) -> FoundFiles:
 
 
 def _is_candidate(path: Path) -> bool:
-    if path.name.startswith(".") or path.suffix.lower() in (".lock", ".tmp"):
+    if path.name.startswith(".") or path.suffix.lower() == ".tmp":
         return False
     return path.suffix.lower() in FILE_SUFFIXES or is_hdf5(path)
 

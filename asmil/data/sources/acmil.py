@@ -65,6 +65,6 @@ def _label(group: h5py.Group, path: Path) -> dict[str, int]:
     value = attributes(group).get("label")
     if value is None:
         return {}
-    if isinstance(value, bool) or int(value) != value:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
         raise DataError(f"{path}: attribute label of {group.name} is {value!r}, expected an integer")
     return {"label": int(value)}

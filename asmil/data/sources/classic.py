@@ -151,7 +151,7 @@ def _label_columns(table: InstanceTable) -> list[int]:
     """Columns that take one value on all positive rows and another one on all negative rows."""
     positive_PD = table.features_ND[table.labels_N == 1]
     negative_ND = table.features_ND[table.labels_N == 0]
-    if len(positive_PD) == 0 or len(negative_ND) == 0:
+    if min(len(positive_PD), len(negative_ND)) < 2:
         return []
     constant_D = (positive_PD == positive_PD[0]).all(axis=0) & (negative_ND == negative_ND[0]).all(axis=0)
     return np.flatnonzero(constant_D & (positive_PD[0] != negative_ND[0])).tolist()

@@ -23,8 +23,7 @@ def first_lines(path: Path) -> list[str]:
     A first line longer than that counts as complete.
     """
     try:
-        with _open(path) as stream:
-            head = stream.read(_SNIFFED_BYTES)
+        head = _read(path, _SNIFFED_BYTES)
         text = head.decode("ascii")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError):
         return []
@@ -41,8 +40,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         DataError: The file is not ASCII text, is a damaged gzip file, or is larger than 1 GiB when unpacked.
     """
     try:
-        with _open(path) as stream:
-            content = stream.read(MAX_TEXT_BYTES + 1)
+        content = _read(path, MAX_TEXT_BYTES + 1)
         text = content.decode("ascii")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as ASCII text ({error}); get an undamaged copy") from None
@@ -53,8 +51,11 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def _open(path: Path) -> io.BufferedIOBase:
-    stream = path.open("rb")
-    magic = stream.read(2)
-    stream.seek(0)
-    return gzip.open(stream) if magic == _GZIP_MAGIC else stream
+def _read(path: Path, limit: int) -> bytes:
+    with path.open("rb") as stream:
+        magic = stream.read(len(_GZIP_MAGIC))
+        stream.seek(0)
+        if magic != _GZIP_MAGIC:
+            return stream.read(limit)
+        with gzip.GzipFile(fileobj=stream) as unpacked:
+            return unpacked.read(limit)
