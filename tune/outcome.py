@@ -34,7 +34,7 @@ from tune.rundir import OuterFold
 from tune.space import parameter_name
 from tune.study import OVERRIDES, REASON, VALIDATION, Counts, SearchStudy
 
-__all__ = ["Evaluation", "FoldOutcome", "write_outcome"]
+__all__ = ["Evaluation", "FoldOutcome", "mean_with_intervals", "write_outcome"]
 
 DIFFERENCE = "difference"
 
@@ -102,12 +102,12 @@ class _Figures:
         self.ledger = read_ledger(experiment.ledger)
         best = [outcome.best for outcome in outcomes]
         plain = [outcome.plain for outcome in outcomes]
-        self.test = _with_intervals(best, pooled=experiment.plan.repeats > 1)
+        self.test = mean_with_intervals(best, pooled=experiment.plan.repeats > 1)
         self.plain: Mapping[str, Metric] = {}
         self.difference: Mapping[str, Metric] = {}
         if all(plain):
-            self.plain = _with_intervals(plain, pooled=experiment.plan.repeats > 1)
-            self.difference = _with_intervals(best, minus=plain, pooled=experiment.plan.repeats > 1)
+            self.plain = mean_with_intervals(plain, pooled=experiment.plan.repeats > 1)
+            self.difference = mean_with_intervals(best, minus=plain, pooled=experiment.plan.repeats > 1)
         self.validation = _mean_validation(outcomes)
 
     def seconds(self) -> float:
@@ -186,7 +186,7 @@ class _Figures:
 
     def _facts(self, seconds: float) -> Iterator[tuple[str, str]]:
         experiment, counts = self.experiment, self.counts()
-        yield "data", f"{len(experiment.cohort.bag_ids)} bags, id {experiment.cohort.dataset_id}"
+        yield "data", f"{len(experiment.cohort.bag_ids)} bags, id {experiment.cohort.dataset_id[:16]}"
         yield "split", experiment.plan.hash
         yield "experiment", experiment.spec.hash()
         yield "trials", f"{counts.complete} complete, {counts.pruned} stopped early, {counts.fail} failed"
@@ -223,14 +223,12 @@ class _Figures:
 
     def _references(self, name: str) -> Iterator[Reference]:
         if name in self.validation:
-            yield Reference(
-                "validation score of the best trials (selected on, hence optimistic)", self.validation[name]
-            )
+            yield Reference("best trials on validation (selected on it)", self.validation[name])
         if name in self.plain:
-            yield Reference("same configuration without anchor and token drop", self.plain[name])
+            yield Reference("without anchor and token drop", self.plain[name])
         oracle = self.experiment.cohort.store.info.facts.get(f"oracle_{name}")
         if isinstance(oracle, int | float):
-            yield Reference("the simulation's own risk, all bags", Metric(float(oracle)))
+            yield Reference("true risk of the simulation, all bags", Metric(float(oracle)))
 
     def _summary(self, outcome: FoldOutcome) -> SearchSummary:
         params = self.experiment.spec.search.params
@@ -259,7 +257,7 @@ class _Figures:
             )
 
 
-def _with_intervals(
+def mean_with_intervals(
     folds: Sequence[Sequence[Evaluation]], *, minus: Sequence[Sequence[Evaluation]] = (), pooled: bool
 ) -> dict[str, Metric]:
     """Mean over seeds and folds of every metric, with intervals from resampled patients.

@@ -34,7 +34,7 @@ from tune.space import SearchSpace
 from tune.study import SearchStudy
 from tune.trial import RUNG, TrialPayload, discard_checkpoints, run_trial, rungs, trial_directory
 
-__all__ = ["main"]
+__all__ = ["FoldSearch", "Search", "main"]
 
 INTERRUPTED = 130
 CHECKPOINTS_KEPT = 2
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     spec = _load(options)
     run = RunDirectory(_directory(options, spec))
-    search = _Search(spec, run, options.experiment, options.fold)
+    search = Search(spec, run, options.experiment, options.fold)
     if search.already_over():
         return 0
     try:
@@ -119,7 +119,7 @@ def _restart_hint(run: RunDirectory) -> str:
     )
 
 
-class _Search:
+class Search:
     """The search of all requested outer folds."""
 
     def __init__(self, spec: ExperimentSpec, run: RunDirectory, source: str, fold: int | None) -> None:
@@ -162,7 +162,7 @@ class _Search:
                         f"study {fold.name} in {self.run_directory.path}: process {others[0].pid} on {others[0].host} "
                         "is searching it now; stop that one first, or search elsewhere with --fresh"
                     )
-                if not _FoldSearch(self.experiment, self.run_directory, fold, study, self.space, slots).run():
+                if not FoldSearch(self.experiment, self.run_directory, fold, study, self.space, slots).run():
                     return False
             study.close()
         return True
@@ -186,7 +186,7 @@ class _Search:
 
 
 @dataclass(frozen=True)
-class _FoldSearch:
+class FoldSearch:
     """The search of one outer fold."""
 
     experiment: Experiment
@@ -236,7 +236,8 @@ class _FoldSearch:
         development = self.experiment.plan.development(self.fold.repeat, self.fold.fold)
         return rungs(self.experiment.spec.train.epochs, len(development.inner))
 
-    def _payload(self) -> TrialPayload:
+    def payload(self) -> TrialPayload:
+        """What the workers are sent: the outer training part and nothing of the test part."""
         spec = self.experiment.spec
         development = self.experiment.plan.development(self.fold.repeat, self.fold.fold)
         on_cpu = self.slots.gpus == 0 and spec.train.device == "auto"
@@ -251,7 +252,7 @@ class _FoldSearch:
     def _tuner(self, display: SearchDisplay) -> ray_tune.Tuner:
         search = self.experiment.spec.search
         searcher = StudySearch(self.study, self.space, sampler=search.sampler, seed=search.seed, budget=search.trials)
-        trainable = ray_tune.with_parameters(run_trial, payload=self._payload())
+        trainable = ray_tune.with_parameters(run_trial, payload=self.payload())
         return ray_tune.Tuner(
             ray_tune.with_resources(trainable, {"cpu": self.slots.cpus, "gpu": self.slots.gpus}),
             tune_config=ray_tune.TuneConfig(

@@ -89,9 +89,8 @@ def run_trial(config: Mapping[str, Any], *, payload: TrialPayload) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory(prefix="asmil-trial-") as scratch:
-        trial = _Trial(config, payload, Path(scratch))
         try:
-            trial.run()
+            _Trial(config, payload, Path(scratch)).run()
         except AsmilError as error:
             ray_tune.report({OBJECTIVE: math.nan, EPOCH: 0, RUNG: 0, FINISHED: False, REASON: str(error)})
 
@@ -120,12 +119,16 @@ class _Trial:
         self.monitor = self.task.monitor
         self.payload = payload
         self.work = work
+        self.num_folds = len(payload.split.inner)
+        self.reported_end = False
         self.progress = self._resume(config.get(CONTINUES))
 
     def run(self) -> None:
-        """Train the inner folds that are left."""
-        while len(self.progress.folds) < len(self.payload.split.inner):
+        """Train the inner folds that are left; a trial resumed at its very end reports that end again."""
+        while len(self.progress.folds) < self.num_folds:
             self._run_fold(self.payload.split.inner[len(self.progress.folds)])
+        if not self.reported_end:
+            ray_tune.report(self._report(self.progress.folds, self.spec.train.epochs))
 
     def _run_fold(self, inner: InnerSplit) -> None:
         directory = self.work / FIT
@@ -157,19 +160,22 @@ class _Trial:
     def _on_epoch(self, record: EpochRecord) -> None:
         if record.monitored is None:
             return
-        folds = [*self.progress.folds, self._as_if_ended(record)]
+        report = self._report([*self.progress.folds, self._as_if_ended(record)], record.epoch)
         publish_json(self.work / PROGRESS, vars(self.progress))
-        done, epochs = len(self.progress.folds), self.spec.train.epochs
-        fold_ends = record.epoch == epochs
-        metrics = {
+        ray_tune.report(report, checkpoint=ray_tune.Checkpoint.from_directory(self.work))
+
+    def _report(self, folds: Sequence[Metrics], epoch: int) -> dict[str, Any]:
+        """What is reported when the last of these folds stands after `epoch` epochs."""
+        before, epochs = len(folds) - 1, self.spec.train.epochs
+        fold_ends = epoch == epochs
+        self.reported_end = fold_ends and len(folds) == self.num_folds
+        return {
             OBJECTIVE: _mean(folds, self.monitor.metric),
-            EPOCH: done * epochs + record.epoch,
-            RUNG: done * epochs + (record.epoch if done == 0 or fold_ends else 0),
-            FINISHED: fold_ends and len(folds) == len(self.payload.split.inner),
-            VALIDATION: {name: _mean(folds, name) for name in record.metrics},
-            "loss": record.loss,
+            EPOCH: before * epochs + epoch,
+            RUNG: before * epochs + (epoch if before == 0 or fold_ends else 0),
+            FINISHED: self.reported_end,
+            VALIDATION: {name: _mean(folds, name) for name in folds[-1]},
         }
-        ray_tune.report(metrics, checkpoint=ray_tune.Checkpoint.from_directory(self.work))
 
     def _as_if_ended(self, record: EpochRecord) -> Metrics:
         """The metrics the fold under way would have if this epoch were its last."""
