@@ -27,13 +27,12 @@ from asmil.data.sealed import read_ledger
 from asmil.data.splits import InnerSplit
 from asmil.engine.checkpoint import CHECKPOINT
 from asmil.engine.predict import predict
-from asmil.experiment import Experiment, load_model, metrics_tree, open_experiment, save_model, train_once
+from asmil.experiment import Experiment, Trained, load_model, metrics_tree, open_experiment, train_once
 from asmil.run import main
 from tasks.classification import PreparedClassification
 from tasks.spec import ExperimentSpec, load_experiment
 from tests.run_support import (
     CLASSIFICATION,
-    NUM_FEATURES,
     Bags,
     Tiny,
     class_table,
@@ -135,7 +134,6 @@ def test_the_exported_model_is_the_trained_one_without_its_anchor(tmp_path: Path
     trained = train_once(
         spec, experiment.cohort, experiment.task, train_ids=inner.train, validation_ids=inner.validation, seed=7
     )
-    save_model(tmp_path, spec, trained, num_features=NUM_FEATURES, facts={})
     exported, online = load_file(out / "model.safetensors"), trained.fitted.model.aggregator.state_dict()
     assert exported.keys() == online.keys()
     assert all(torch.equal(exported[name], tensor) for name, tensor in online.items())
@@ -314,6 +312,20 @@ def test_nothing_of_the_test_part_reaches_the_training(seed: int, flips: list[in
         changed.loc[row, "label"] = "normal" if changed.loc[row, "label"] == "tumor" else "tumor"
     test_ids = list(bags)[16:]
     assert_equal_runs(before, official_run({**bags, **{bag: others[bag] for bag in test_ids}}, changed))
+
+
+def test_the_training_is_handed_no_test_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny, handed = classification(tmp_path), []
+
+    def keep(*arguments: Any, **options: Any) -> Trained:
+        handed.append(arguments[1].bag_ids)
+        return train_once(*arguments, **options)
+
+    monkeypatch.setattr("asmil.run.train_once", keep)
+    monkeypatch.setattr("asmil.experiment.train_once", keep)
+    out = tiny.run("--test", "--epochs", 1)
+    development = opened(tiny, out)[1].plan.development(0, 0)
+    assert [sorted(bag_ids) for bag_ids in handed] == [sorted(development.bag_ids)] * 2
 
 
 def test_a_changed_training_bag_is_felt() -> None:
