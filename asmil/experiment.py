@@ -132,7 +132,7 @@ def open_experiment(spec: ExperimentSpec, out: Path) -> Experiment:
     store = resolve_store(spec.data.store)
     data = spec.data.model_copy(update={"store": store})
     cohort = Cohort.open(data, independent_bags=spec.protocol.independent_bags)
-    records = Path(store) if os.access(store, os.W_OK) else out
+    records = cohort.store.root if os.access(cohort.store.root, os.W_OK) else out
     official = cohort.labels[data.labels.split] if data.labels.split else None
     with _named(data.labels.table or store):
         task = spec.task.build(data.labels)

@@ -175,6 +175,15 @@ def test_the_test_part_is_opened_on_request_once_and_with_a_record(
     assert result["intervals"]["test"].keys() == result["intervals"]["validation"].keys()
 
 
+def test_a_store_named_by_address_keeps_its_splits_and_ledger(tmp_path: Path) -> None:
+    tiny = classification(tmp_path)
+    by_path = tiny.run("--epochs", 1, "--test")
+    by_address = tiny.run("--epochs", 1, "--test", "--set", f"data.store=file://{tiny.store}")
+    assert len(ledger_lines(tiny)) == len(result_of(by_address)["ledger"]) == 2
+    assert len(list((tiny.store / "splits").iterdir())) == 1
+    assert history_of(by_path) == history_of(by_address)
+
+
 def test_same_seed_same_numbers_and_its_own_file_repeats_a_run(tmp_path: Path) -> None:
     tiny = classification(tmp_path)
     first, second = tiny.run("--epochs", 2), tiny.run("--set", "train.epochs=2")
