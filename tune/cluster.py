@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -22,6 +23,7 @@ __all__ = ["Slots", "connect", "plan_slots"]
 
 LOCAL = "local"
 OBJECT_STORE_BYTES = 256 << 20
+CONNECT_TIMEOUT_S = 10
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -67,6 +69,8 @@ def connect(address: str | None, *, num_cpus: int | None = None, temp_dir: str |
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         local = {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         local |= {"_temp_dir": temp_dir} if temp_dir else {}
+    else:
+        _refuse_silence(address)
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -100,6 +104,20 @@ def plan_slots(search: SearchConfig) -> Slots:
         )
     wanted = fits if search.max_concurrent == "auto" else min(fits, search.max_concurrent)
     return Slots(search.cpus_per_trial, gpus, wanted)
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray itself would retry for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise EnvironmentProblem(
+            f"Ray at {address}: nothing answers there ({error}); check --address and RAY_ADDRESS, and start the "
+            "cluster first"
+        ) from None
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:

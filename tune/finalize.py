@@ -1,8 +1,8 @@
 """After a search: refit the best configurations, open the sealed test part once, write result and report.
 
 Started by `tune.search` as a process of its own, or by hand with `python -m tune.finalize RUN_DIR`. It refuses while a
-study is still open. The same configuration without anchor, stochastic normalization and token drop is refitted beside
-the best one, so that the report shows what they contribute.
+study is still open. The same configuration as plain softmax attention, without anchor and token drop, is refitted
+beside the best one, so that the report shows what they contribute.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from typing import Any
 
 import optuna
 import ray
-import torch
 
 from asmil.data.sealed import open_test
 from asmil.engine.jobs import Job
-from asmil.engine.predict import predict
+from asmil.engine.predict import predict, resolve_device
 from asmil.errors import ConfigError, TrainingError, run_command
 from asmil.experiment import Experiment, load_model, open_experiment, refit, save_model
 from asmil.storage import ensure_directory
@@ -197,7 +196,7 @@ def _evaluate(experiment: Experiment, one: _Refit, test_ids: Sequence[str]) -> E
     model, prepared = load_model(one.directory)
     facts = json.loads((one.directory / "model.json").read_text(encoding="utf-8"))
     spec = experiment.spec
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(resolve_device(spec.train))
     predictions = predict(model, prepared, experiment.cohort, test_ids, data=spec.data, train=spec.train)
     return Evaluation(one.job.seed, prepared, predictions, tuple((epoch, jsd) for epoch, jsd in facts["attention_jsd"]))
 

@@ -8,10 +8,11 @@ and `python -m tune.finalize` refits and tests the best configurations in a proc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if search.already_over():
         return 0
     try:
-        with connect(options.address):
+        with search.claimed(), connect(options.address):
             if not search.run():
                 print(_restart_hint(run), file=sys.stderr)
                 return INTERRUPTED
@@ -156,16 +157,27 @@ class Search:
         for fold, study in self.studies.items():
             if study.closed:
                 continue
-            with Heartbeat(self.run_directory.drivers(fold)) as heartbeat:
+            if not FoldSearch(self.experiment, self.run_directory, fold, study, self.space, slots).run():
+                return False
+            study.close()
+        return True
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other drivers away from these studies while the body runs.
+
+        Raises:
+            EnvironmentProblem: Another driver is alive.
+        """
+        with contextlib.ExitStack() as claims:
+            for fold in self.folds:
+                heartbeat = claims.enter_context(Heartbeat(self.run_directory.drivers(fold)))
                 if others := heartbeat.others():
                     raise EnvironmentProblem(
                         f"study {fold.name} in {self.run_directory.path}: process {others[0].pid} on {others[0].host} "
-                        "is searching it now; stop that one first, or search elsewhere with --fresh"
+                        "is at it now; stop that one first, or search elsewhere with --fresh"
                     )
-                if not FoldSearch(self.experiment, self.run_directory, fold, study, self.space, slots).run():
-                    return False
-            study.close()
-        return True
+            yield
 
     def finalize(self) -> int:
         """Refit and test in a process of its own, on the same cluster; its exit status."""

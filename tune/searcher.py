@@ -47,6 +47,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
         self._book = study
         self._searched = space
         self._budget = budget
+        self._recorded: set[tuple[str, int]] = set()
         super().__init__(
             space=self._propose,
             metric=OBJECTIVE,
@@ -73,14 +74,10 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Record the objective of an epoch, once, if it is a number."""
-        trial = self._ot_trials[trial_id]
         value, epoch = result.get(OBJECTIVE), result.get(EPOCH)
-        if (
-            epoch is not None
-            and _is_number(value)
-            and epoch not in trial.storage.get_trial(trial._trial_id).intermediate_values
-        ):
-            trial.report(value, step=epoch)
+        if epoch is not None and _is_number(value) and (trial_id, epoch) not in self._recorded:
+            self._recorded.add((trial_id, epoch))
+            self._ot_trials[trial_id].report(value, step=epoch)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Record how the trial ended."""

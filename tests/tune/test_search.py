@@ -21,7 +21,7 @@ from asmil.errors import ConfigError, EnvironmentProblem
 from asmil.experiment import Experiment, open_experiment
 from tasks.spec import SearchConfig, load_experiment
 from tune import finalize, search
-from tune.cluster import Slots, plan_slots
+from tune.cluster import Slots, connect, plan_slots
 from tune.rundir import OuterFold, RunDirectory, default_directory, open_study, outer_folds
 from tune.search import FoldSearch
 from tune.space import SearchSpace
@@ -129,6 +129,12 @@ def test_slots_fill_the_cluster_and_one_that_does_not_fit_is_refused(ray_cluster
         plan_slots(SearchConfig(gpus_per_trial=1))
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_cluster_that_does_not_answer_is_named_at_once(address: str) -> None:
+    with pytest.raises(EnvironmentProblem, match=f"Ray at {address}: nothing answers there"), connect(address):
+        pass
+
+
 def command(out: Path, *more: str) -> subprocess.Popen[str]:
     address = ray.get_runtime_context().gcs_address
     words = [sys.executable, "-m", "tune.search", SMOKE, "--out", str(out), "--address", address, *more]
@@ -209,3 +215,12 @@ def check_it_is_over(out: Path, *, finished: int) -> None:
         assert "cannot grow" in errors
     with pytest.raises(ConfigError, match="evaluated already"):
         finalize.main([str(out)])
+
+
+def test_a_study_that_another_driver_searches_is_left_alone(data: Path, tmp_path: Path) -> None:
+    drivers = RunDirectory(tmp_path).drivers(FOLD)
+    drivers.mkdir(parents=True)
+    (drivers / "elsewhere-7-ab.json").write_text('{"host": "elsewhere", "pid": 7}')
+    with pytest.raises(EnvironmentProblem, match="process 7 on elsewhere is at it now"):
+        search.main([SMOKE, "--out", str(tmp_path)])
+    assert [path.name for path in drivers.iterdir()] == ["elsewhere-7-ab.json"]
