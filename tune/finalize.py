@@ -139,7 +139,10 @@ def _run_refits(refits: Sequence[_Refit], spec: ExperimentSpec, run: Path) -> No
         try:
             seconds = ray.get(finished)
         except ray.exceptions.RayError as error:
-            raise TrainingError(f"refit {one.variant} {one.job.name} failed: {error}") from error
+            cause = (
+                getattr(error, "cause", None) or error
+            )  # a task's own exception, without Ray's copy of its traceback
+            raise TrainingError(f"refit {one.variant} {one.job.name} failed: {cause}") from error
         done += 1
         print(f"refit {done}/{len(refits)}: {one.variant} {one.job.name} in {seconds:.1f} s", flush=True)
 
