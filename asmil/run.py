@@ -166,6 +166,7 @@ class _Run:
         return {
             **self.spec.identity(),
             "data_id": self.experiment.cohort.dataset_id,
+            "labels_id": self.experiment.cohort.labels_id,
             "split": self.experiment.plan.hash,
             "job": vars(self.job),
             "limit": self.limit,
@@ -257,6 +258,7 @@ class _Run:
             "limit": self.limit,
             "simulated": cohort.simulated,
             "data_id": cohort.dataset_id,
+            "labels_id": cohort.labels_id,
             "split": self.experiment.plan.hash,
             "spec_hash": self.spec.hash(),
             "ledger": read_ledger(self.experiment.ledger),

@@ -24,7 +24,7 @@ from asmil.errors import ConfigError
 from asmil.nn.config import ModelConfig
 from tasks.base import TaskConfig
 
-__all__ = ["AshaConfig", "ExperimentSpec", "ParamSpec", "SearchConfig", "load_experiment"]
+__all__ = ["AshaConfig", "ExperimentSpec", "ParamSpec", "ReferenceFigure", "SearchConfig", "load_experiment"]
 
 
 class Range(StrictModel):
@@ -132,7 +132,22 @@ def _dotted_leaves(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, An
             yield f"{path}{key}", value
 
 
+class ReferenceFigure(StrictModel):
+    """A known figure that reports print beside ours; it changes nothing.
+
+    Attributes:
+        metric: The metric it is a value of.
+        name: Where it comes from, and anything its comparison depends on.
+        value: The figure.
+    """
+
+    metric: str
+    name: str
+    value: float
+
+
 NOT_HASHED = (
+    "references",
     "data.store",
     "data.labels.table",
     "data.batch_instances",
@@ -144,7 +159,7 @@ NOT_HASHED = (
     "search.gpus_per_trial",
     "search.max_failures",
 )
-"""Paths, budgets and devices: where and how long an experiment runs, not what it is."""
+"""Paths, budgets, devices and known figures: what an experiment is does not depend on them."""
 
 
 class ExperimentSpec(StrictModel):
@@ -156,6 +171,7 @@ class ExperimentSpec(StrictModel):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     search: SearchConfig = SearchConfig()
+    references: tuple[ReferenceFigure, ...] = ()
 
     def tree(self) -> dict[str, Any]:
         """The experiment as plain data; `ExperimentSpec.model_validate` of it gives the same experiment."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ class _Figures:
             self.plain = mean_with_intervals(plain, pooled=experiment.plan.repeats > 1)
             self.difference = mean_with_intervals(best, minus=plain, pooled=experiment.plan.repeats > 1)
         self.validation = _mean_validation(outcomes)
+        self.oracle = _oracle(experiment, outcomes)
 
     def seconds(self) -> float:
         """Wall time since the first trial began."""
@@ -135,6 +136,8 @@ class _Figures:
                 "difference": metrics_tree(self.difference),
                 "difference_intervals": _intervals(self.difference),
             },
+            "oracle": metrics_tree(self.oracle) or None,
+            "references": [dict(known) for known in experiment.spec.references],
             "seeds": [evaluation.seed for evaluation in self.outcomes[0].best],
             "trials": asdict(self.counts()),
             "best": [self._best(outcome) for outcome in self.outcomes],
@@ -226,9 +229,11 @@ class _Figures:
             yield Reference("best trials on validation (selected on it)", self.validation[name])
         if name in self.plain:
             yield Reference("without anchor and token drop", self.plain[name])
-        oracle = self.experiment.cohort.store.info.facts.get(f"oracle_{name}")
-        if isinstance(oracle, int | float):
-            yield Reference("true risk of the simulation, all bags", Metric(float(oracle)))
+        if name in self.oracle:
+            yield Reference("the simulation's own truth as prediction, same bags", self.oracle[name])
+        for known in self.experiment.spec.references:
+            if known.metric == name:
+                yield Reference(known.name, Metric(known.value))
 
     def _summary(self, outcome: FoldOutcome) -> SearchSummary:
         params = self.experiment.spec.search.params
@@ -288,7 +293,7 @@ def _mean_over_seeds(evaluations: Sequence[Evaluation], rows: np.ndarray) -> dic
     return _mean(one.prepared.evaluate(_take(one.predictions, rows)) for one in evaluations)
 
 
-def _mean(each: Iterator[Mapping[str, Metric]]) -> dict[str, Metric]:
+def _mean(each: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
     """Mean of each metric; without a value, and with the reason, if one of them has none."""
     listed = list(each)
     means = {}
@@ -312,6 +317,18 @@ def _take(predictions: Predictions, rows: np.ndarray) -> Predictions:
         outputs={name: values[rows] for name, values in predictions.outputs.items()},
         truth={name: values[rows] for name, values in predictions.truth.items()},
     )
+
+
+def _oracle(experiment: Experiment, outcomes: Sequence[FoldOutcome]) -> Mapping[str, Metric]:
+    """Metrics of a simulation's truth in place of the predictions, on the same test bags; empty for real data."""
+    columns = experiment.cohort.store.info.facts.get("oracle_outputs", {})
+    each = []
+    for outcome in outcomes if columns else ():
+        one = outcome.best[0]
+        frame = experiment.cohort.frame(one.predictions.bag_ids)
+        truth = {name: frame[column].to_numpy(dtype=np.float64) for name, column in columns.items()}
+        each.append(one.prepared.evaluate(replace(one.predictions, outputs={**one.predictions.outputs, **truth})))
+    return _mean(each) if each else {}
 
 
 def _mean_validation(outcomes: Sequence[FoldOutcome]) -> dict[str, Metric]:

@@ -105,5 +105,6 @@ def open_study(run: RunDirectory, experiment: Experiment, fold: OuterFold) -> Se
     Raises:
         ConfigError: The stored study belongs to another experiment; the message lists the differences.
     """
-    identity = Identity(experiment.spec.identity(), experiment.cohort.dataset_id, experiment.plan.hash)
+    cohort = experiment.cohort
+    identity = Identity(experiment.spec.identity(), cohort.dataset_id, experiment.plan.hash, cohort.labels_id)
     return SearchStudy(open_storage(run.journal), fold.name, experiment.task.monitor.direction, identity)

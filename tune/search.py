@@ -87,20 +87,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(options: argparse.Namespace) -> ExperimentSpec:
     budget = [] if options.trials is None else [f"search.trials={options.trials}"]
-    spec = load_experiment(
+    return load_experiment(
         options.experiment, assignments=[*options.set, *budget], variant=options.variant, demo=options.demo
     )
-    if spec.protocol.kind == "published":
-        raise ConfigError(
-            f"{options.experiment}: protocol.kind: 'published' selects on the test part and cannot be searched; "
-            "use honest, or python -m asmil.run"
-        )
-    if spec.protocol.search != "nested":
-        raise ConfigError(
-            f"{options.experiment}: protocol.search: {spec.protocol.search!r} takes the configuration as given; set "
-            "nested to search, or use python -m asmil.run"
-        )
-    return spec
 
 
 def _directory(options: argparse.Namespace, spec: ExperimentSpec) -> Path:

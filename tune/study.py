@@ -20,6 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from asmil.config import differences
 from asmil.errors import ConfigError
 
 __all__ = [
@@ -51,17 +52,17 @@ class Identity:
         settings: Every setting of the experiment that can change a number, as plain data.
         dataset_id: Content identity of the store.
         splits: Hash of the split plan.
+        labels: Identity of the labels.
     """
 
     settings: Mapping[str, Any]
     dataset_id: str
     splits: str
+    labels: str
 
     def difference(self, other: Mapping[str, Any]) -> list[str]:
         """Dotted settings that differ from a stored identity, as `path: stored -> ours`."""
-        ours, theirs = _flatten(asdict(self)), _flatten(other)
-        paths = [path for path in {**theirs, **ours} if ours.get(path) != theirs.get(path)]
-        return [f"{path.removeprefix('settings.')}: {theirs.get(path)!r} -> {ours.get(path)!r}" for path in paths]
+        return [line.removeprefix("settings.") for line in differences(other, asdict(self))]
 
 
 @dataclass(frozen=True)
@@ -213,12 +214,3 @@ class SearchStudy:
                 "complete; run the search to its end first"
             )
         self.study.set_user_attr(CLOSED, {"time": round(time.time(), 3), **asdict(counts)})
-
-
-def _flatten(node: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(node, Mapping):
-        return {path: list(node) if isinstance(node, tuple) else node}
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat.update(_flatten(value, f"{path}.{key}" if path else str(key)))
-    return flat

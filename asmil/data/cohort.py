@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,11 @@ class Cohort:
     def dataset_id(self) -> str:
         """Identity of the stored bags."""
         return self.store.info.dataset_id
+
+    @property
+    def labels_id(self) -> str:
+        """Identity of bags, groups and label values."""
+        return hashlib.sha256(self.labels.to_csv().encode()).hexdigest()[:16]
 
     def groups(self, bag_ids: Sequence[str]) -> tuple[str, ...]:
         """The group of each bag."""

@@ -72,7 +72,6 @@ class ProtocolConfig(StrictModel):
     """How bags are split and which numbers may be selected on.
 
     Attributes:
-        kind: `honest`, or `published` to reproduce a protocol that selects on the test part (classic sets only).
         scheme: `kfold` outer folds; `holdout` one random test part; `official` the split column of the label table.
         folds: Outer folds of `kfold`.
         repeats: Repetitions of the whole scheme with other split seeds.
@@ -82,10 +81,9 @@ class ProtocolConfig(StrictModel):
         independent_bags: Bags have no groups and may be split one by one.
         epoch_rule: `last` epoch, or `best_validation`.
         inner: Validation part inside each outer training part.
-        search: `nested` one study per outer fold; `transferred` and `fixed` take a configuration as given.
+        search: `nested`: one study per outer fold, scored on its inner validation part.
     """
 
-    kind: Literal["honest", "published"] = "honest"
     scheme: Literal["kfold", "holdout", "official"] = "kfold"
     folds: int = Field(default=5, ge=2)
     repeats: int = Field(default=1, ge=1)
@@ -95,4 +93,4 @@ class ProtocolConfig(StrictModel):
     independent_bags: bool = False
     epoch_rule: Literal["last", "best_validation"] = "last"
     inner: InnerConfig = InnerConfig(holdout=0.15)
-    search: Literal["nested", "transferred", "fixed"] = "nested"
+    search: Literal["nested"] = "nested"

@@ -85,6 +85,7 @@ def write_cohort(directory: Path) -> None:
         simulated=True,
         facts={
             "oracle_c_index": round(oracle, 4),
+            "oracle_outputs": {"risk": "oracle_risk"},
             "num_patients": len(patients),
             "event_rate": round(float(patients["event"].mean()), 4),
         },

@@ -17,7 +17,7 @@ from tune.study import REASON, Identity, SearchStudy, open_storage
 
 @pytest.fixture
 def study(tmp_path: Path) -> SearchStudy:
-    return SearchStudy(open_storage(tmp_path / "journal"), "repeat0-fold0", "max", Identity({}, "d", "s"))
+    return SearchStudy(open_storage(tmp_path / "journal"), "repeat0-fold0", "max", Identity({}, "d", "s", "l"))
 
 
 def display_of(study: SearchStudy, finished: list[int]) -> SearchDisplay:

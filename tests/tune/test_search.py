@@ -48,9 +48,7 @@ def experiment(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Experime
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "protocol.search=fixed"], "takes the configuration as given"),
-        (["--set", "protocol.search=transferred"], "takes the configuration as given"),
-        (["--set", "protocol.kind=published"], "selects on the test part"),
+        (["--set", "protocol.search=on_test"], "protocol.search: got 'on_test'"),
         (["--set", "search.params.train.epochs={low: 1, high: 3, integer: true}"], "search.params.train.epochs"),
         (["--fold", "3"], "--fold 3: this experiment has folds 0 to 0"),
         (["--demo"], "no demo"),

@@ -31,7 +31,7 @@ class OneParameter:
 def open_study(directory: Path) -> SearchStudy:
     directory.mkdir(exist_ok=True)
     storage = open_storage(directory / "study.journal")
-    return SearchStudy(storage, "repeat0-fold0", "max", Identity({}, "d", "s"))
+    return SearchStudy(storage, "repeat0-fold0", "max", Identity({}, "d", "s", "l"))
 
 
 def search(

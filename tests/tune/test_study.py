@@ -19,7 +19,7 @@ from asmil.errors import ConfigError
 from tune.heartbeat import Heartbeat
 from tune.study import CONTINUES, Counts, Identity, SearchStudy, open_storage
 
-IDENTITY = Identity(settings={"train": {"lr": 1e-4, "epochs": 5}}, dataset_id="d1", splits="s1")
+IDENTITY = Identity(settings={"train": {"lr": 1e-4, "epochs": 5}}, dataset_id="d1", splits="s1", labels="l1")
 
 
 def open_study(directory: Path, *, direction: str = "max", identity: Identity = IDENTITY) -> SearchStudy:
@@ -49,10 +49,11 @@ def test_an_opened_study_goes_on_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (Identity({"train": {"lr": 1e-3, "epochs": 5}}, "d1", "s1"), r"train.lr: 0.0001 -> 0.001"),
-        (Identity({"train": {"lr": 1e-4}}, "d1", "s1"), r"train.epochs: 5 -> None"),
-        (Identity(IDENTITY.settings, "d2", "s1"), r"dataset_id: 'd1' -> 'd2'"),
-        (Identity(IDENTITY.settings, "d1", "s2"), r"splits: 's1' -> 's2'"),
+        (Identity({"train": {"lr": 1e-3, "epochs": 5}}, "d1", "s1", "l1"), r"train.lr: 0.0001 -> 0.001"),
+        (Identity({"train": {"lr": 1e-4}}, "d1", "s1", "l1"), r"train.epochs: 5 -> None"),
+        (Identity(IDENTITY.settings, "d2", "s1", "l1"), r"dataset_id: 'd1' -> 'd2'"),
+        (Identity(IDENTITY.settings, "d1", "s2", "l1"), r"splits: 's1' -> 's2'"),
+        (Identity(IDENTITY.settings, "d1", "s1", "l2"), r"labels: 'l1' -> 'l2'"),
     ],
 )
 def test_another_experiment_is_refused_with_the_difference(tmp_path: Path, other: Identity, message: str) -> None:
@@ -62,7 +63,7 @@ def test_another_experiment_is_refused_with_the_difference(tmp_path: Path, other
 
 
 def test_identities_survive_the_journal_whatever_they_hold(tmp_path: Path) -> None:
-    identity = Identity({"a": {"b": (1, 2)}, "c": None, "d": [], "e": {}}, "d", "s")
+    identity = Identity({"a": {"b": (1, 2)}, "c": None, "d": [], "e": {}}, "d", "s", "l1")
     open_study(tmp_path, identity=identity)
     open_study(tmp_path, identity=identity)
 
