@@ -12,7 +12,7 @@ import contextlib
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ray import tune as ray_tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from asmil.errors import ConfigError, EnvironmentProblem, TrainingError, run_command
-from asmil.experiment import Experiment, open_experiment, save_experiment
+from asmil.experiment import Experiment, Trained, open_experiment, save_experiment, train_once
 from asmil.storage import ensure_directory
 from tasks.spec import ExperimentSpec, load_experiment
 from tune.cluster import Slots, connect, plan_slots
@@ -188,7 +188,17 @@ class Search:
 
 @dataclass(frozen=True)
 class FoldSearch:
-    """The search of one outer fold."""
+    """The search of one outer fold.
+
+    Attributes:
+        experiment: The opened experiment.
+        run_directory: Where its files are.
+        fold: The outer fold.
+        study: The fold's study.
+        space: What may be proposed.
+        slots: How trials share the cluster.
+        train: Trains one inner fold.
+    """
 
     experiment: Experiment
     run_directory: RunDirectory
@@ -196,6 +206,7 @@ class FoldSearch:
     study: SearchStudy
     space: SearchSpace
     slots: Slots
+    train: Callable[..., Trained] = train_once
 
     def run(self) -> bool:
         """Run trials until the budget is spent; False after an interruption.
@@ -248,6 +259,7 @@ class FoldSearch:
             split=development,
             device="cpu" if on_cpu else spec.train.device,
             trials=self.trials.absolute(),
+            train=self.train,
         )
 
     def _tuner(self, display: SearchDisplay) -> ray_tune.Tuner:
