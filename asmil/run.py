@@ -37,6 +37,7 @@ from asmil.experiment import (
     train_once,
     versions,
 )
+from asmil.logs import show_log
 from asmil.metrics.values import Metric
 from asmil.report.tables import format_metric
 from asmil.storage import disk_problems, ensure_directory, publish_json
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     options = _parser().parse_args(arguments)
+    show_log()
     _check_limit(options)
     spec = load_experiment(
         options.experiment, assignments=_assignments(options), variant=options.variant, demo=options.demo

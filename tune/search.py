@@ -24,6 +24,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from asmil.errors import ConfigError, EnvironmentProblem, TrainingError, run_command
 from asmil.experiment import Experiment, Trained, open_experiment, save_experiment, train_once
+from asmil.logs import show_log
 from asmil.storage import ensure_directory
 from tasks.spec import ExperimentSpec, load_experiment
 from tune.cluster import Slots, connect, plan_slots
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status; 130 after an interruption that the same command continues.
     """
     options = _parser().parse_args(arguments)
+    show_log()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     spec = _load(options)
