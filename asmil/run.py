@@ -309,6 +309,7 @@ def progress_line(record: EpochRecord, epochs: int, monitored: str) -> str:
         parts.append(f"{monitored} {format_metric(record.metrics[monitored])}")
     if record.stability is not None and record.stability.jsd is not None:
         parts.append(f"attention JSD {record.stability.jsd:.2e}")
+    parts += [f"{name} {value:.4f}" for name, value in record.scalars.items()]
     return "  ".join([*parts, f"{record.bags_per_second:.1f} bags/s"])
 
 

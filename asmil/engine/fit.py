@@ -290,6 +290,7 @@ class _Run:
             metrics=metrics,
             monitored=None if monitored is None else monitored.value,
             stability=self._stability(),
+            scalars=self.model.aggregator.scalars(),
             lr=self.optimizer.param_groups[0]["lr"],
             seconds=seconds,
             bags_per_second=bags_per_second,

@@ -24,6 +24,7 @@ class EpochRecord:
         metrics: Validation metrics; empty where none were computed.
         monitored: The monitored metric's value, if it could be computed.
         stability: Attention stability over the tracked training bags.
+        scalars: Trained numbers of the aggregator that are logged, by name.
         lr: Learning rate of the last step.
         seconds: Wall time of the epoch's training part.
         bags_per_second: Training throughput.
@@ -36,6 +37,7 @@ class EpochRecord:
     metrics: Mapping[str, Metric]
     monitored: float | None
     stability: Stability | None
+    scalars: Mapping[str, float]
     lr: float
     seconds: float
     bags_per_second: float
@@ -44,7 +46,7 @@ class EpochRecord:
         """The record as plain data, for checkpoints."""
         metrics = {name: [metric.value, metric.reason, metric.interval] for name, metric in self.metrics.items()}
         stability = None if self.stability is None else dict(vars(self.stability))
-        return {**vars(self), "metrics": metrics, "stability": stability}
+        return {**vars(self), "metrics": metrics, "stability": stability, "scalars": dict(self.scalars)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> EpochRecord:

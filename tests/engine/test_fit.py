@@ -182,6 +182,16 @@ def test_training_learns_and_reports_stability(cohort: Cohort) -> None:
     assert all(0 <= record.stability.jsd < 0.6932 for record in result.history[1:])
 
 
+def test_the_trained_mixture_is_logged_every_epoch(cohort: Cohort) -> None:
+    config = ModelConfig(inner_dim=8, aggregator=AsmilConfig(tokens=2, heads=2, normalizer="mixture"))
+    model = build_model(config, 6, HeadSpec(2), seed=3)
+    assert model.aggregator.scalars() == {"softmax_share": 0.5}
+    history = trained(cohort, model=model).history
+    last = torch.sigmoid(model.aggregator.mixture_logit).item()
+    assert history[-1].scalars["softmax_share"] == pytest.approx(last)
+    assert history[0].scalars != history[-1].scalars
+
+
 def test_loss_is_task_loss_plus_weighted_divergence(cohort: Cohort) -> None:
     record = trained(cohort, model=model_of(kl_weight=3.0, start="independent")).history[0]
     assert record.kl > 0

@@ -80,7 +80,7 @@ class FakeTraining:
     def _record(self, fold: str, epoch: int) -> EpochRecord:
         value = self.curves[fold][epoch - 1]
         metrics = {"c_index": Metric(value, None if value is not None else "no_events")}
-        return EpochRecord(epoch, 1.0, 1.0, None, metrics, value, None, 1e-3, 0.1, 10.0)
+        return EpochRecord(epoch, 1.0, 1.0, None, metrics, value, None, {}, 1e-3, 0.1, 10.0)
 
 
 class Session:

@@ -219,6 +219,10 @@ class AsmilAggregator(Aggregator):
         normalize = log_nsf if self.config.normalizer == "nsf" else log_softmax
         return normalize(scores_MK, offsets)
 
+    def scalars(self) -> dict[str, float]:
+        """`softmax_share`: the trained lambda of the mixture (Eq. 34), if there is one."""
+        return {} if self.mixture_logit is None else {"softmax_share": self.mixture_logit.sigmoid().item()}
+
     def pool(self, encoded: Encoded, weights_MK: Tensor, batch: BagBatch) -> Readout:
         """Token features, random drop (training only), bag embedding and the head's outputs."""
         pooled_BKd = weighted_sums(weights_MK.to(encoded.features_MD.dtype), encoded.features_MD, encoded.offsets)

@@ -95,6 +95,10 @@ class Aggregator(nn.Module):
         """Logarithm of the online attention weights [M, K]; softmax over the instances by default."""
         return log_softmax(scores_MK, offsets)
 
+    def scalars(self) -> dict[str, float]:
+        """Trained numbers worth a place in the log of every epoch, by name."""
+        return {}
+
     def pool(self, encoded: Encoded, weights_MK: Tensor, batch: BagBatch) -> Readout:
         """Read the outputs of each bag from the encoded instances and their weights."""
         raise NotImplementedError
