@@ -34,7 +34,7 @@ from tune.rundir import OuterFold
 from tune.space import parameter_name
 from tune.study import OVERRIDES, REASON, VALIDATION, Counts, SearchStudy
 
-__all__ = ["Evaluation", "FoldOutcome", "mean_with_intervals", "write_outcome"]
+__all__ = ["Evaluation", "FoldOutcome", "mean_with_intervals", "oracle_metrics", "write_outcome"]
 
 DIFFERENCE = "difference"
 
@@ -109,7 +109,7 @@ class _Figures:
             self.plain = mean_with_intervals(plain, pooled=experiment.plan.repeats > 1)
             self.difference = mean_with_intervals(best, minus=plain, pooled=experiment.plan.repeats > 1)
         self.validation = _mean_validation(outcomes)
-        self.oracle = _oracle(experiment, outcomes)
+        self.oracle = oracle_metrics(experiment, outcomes)
 
     def seconds(self) -> float:
         """Wall time since the first trial began."""
@@ -223,6 +223,15 @@ class _Figures:
                 self.difference[self.metric],
                 note="paired: the same patients are resampled for both",
             )
+        yield from self._recovered()
+
+    def _recovered(self) -> Iterator[HeadlineRow]:
+        """How much of what a simulation lets one know the model found; nothing for real data."""
+        chance = self.experiment.cohort.store.info.facts.get("chance", {}).get(self.metric)
+        ours, truth = self.test[self.metric].value, self.oracle.get(self.metric, Metric(None)).value
+        if None not in (chance, ours, truth) and truth != chance:
+            share = Metric((ours - chance) / (truth - chance))
+            yield HeadlineRow(f"share of the way from {chance} to the {self.metric} of the simulation's truth", share)
 
     def _references(self, name: str) -> Iterator[Reference]:
         if name in self.validation:
@@ -319,7 +328,7 @@ def _take(predictions: Predictions, rows: np.ndarray) -> Predictions:
     )
 
 
-def _oracle(experiment: Experiment, outcomes: Sequence[FoldOutcome]) -> Mapping[str, Metric]:
+def oracle_metrics(experiment: Experiment, outcomes: Sequence[FoldOutcome]) -> Mapping[str, Metric]:
     """Metrics of a simulation's truth in place of the predictions, on the same test bags; empty for real data."""
     columns = experiment.cohort.store.info.facts.get("oracle_outputs", {})
     each = []

@@ -86,6 +86,7 @@ def write_cohort(directory: Path) -> None:
         facts={
             "oracle_c_index": round(oracle, 4),
             "oracle_outputs": {"risk": "oracle_risk"},
+            "chance": {"c_index": 0.5},
             "num_patients": len(patients),
             "event_rate": round(float(patients["event"].mean()), 4),
         },
