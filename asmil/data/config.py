@@ -22,7 +22,7 @@ class LabelColumns(StrictModel):
         time: Column of the follow-up time.
         event: Column that is 1 where the event was observed.
         split: Column of an official split with values train, val and test.
-        covariates: Clinical columns for the baseline beside the model.
+        covariates: Clinical columns that must be there and agree within a group, for baselines beside the model.
     """
 
     table: str | None = None
@@ -75,7 +75,6 @@ class ProtocolConfig(StrictModel):
         scheme: `kfold` outer folds; `holdout` one random test part; `official` the split column of the label table.
         folds: Outer folds of `kfold`.
         repeats: Repetitions of the whole scheme with other split seeds.
-        seeds: Training seeds per fold.
         test_fraction: Test share of `holdout`.
         split_seed: Seed of the first repeat; repeat r uses split_seed + r.
         independent_bags: Bags have no groups and may be split one by one.
@@ -87,7 +86,6 @@ class ProtocolConfig(StrictModel):
     scheme: Literal["kfold", "holdout", "official"] = "kfold"
     folds: int = Field(default=5, ge=2)
     repeats: int = Field(default=1, ge=1)
-    seeds: int = Field(default=1, ge=1)
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     split_seed: int = Field(default=0, ge=0)
     independent_bags: bool = False

@@ -74,7 +74,7 @@ class FitResult:
 
 @dataclass
 class _Sums:
-    """Running sums over the bags of an epoch, kept on the device so that no step waits for it."""
+    """Running sums over the bags of an epoch, kept on the device and read once per epoch."""
 
     values: Tensor
     bags: int = 0

@@ -221,7 +221,7 @@ def test_a_saved_split_is_reused_even_after_a_label_was_corrected(small, tmp_pat
     plan = load_or_make_splits(path, cohort, strata, ProtocolConfig(), None)
     content = path.read_bytes()
     assert SplitPlan.load(path).hash == plan.hash
-    corrected = load_or_make_splits(path, cohort, strata[::-1], ProtocolConfig(search="fixed", seeds=3), None)
+    corrected = load_or_make_splits(path, cohort, strata[::-1], ProtocolConfig(epoch_rule="best_validation"), None)
     assert corrected.hash == plan.hash != make_splits(cohort, [0] * 20, ProtocolConfig(), None).hash
     assert corrected.development(0, 3) == plan.development(0, 3)
     assert path.read_bytes() == content

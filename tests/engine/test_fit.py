@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from asmil.bags import BagBatch
 from asmil.data.cohort import Cohort
 from asmil.data.config import DataConfig
 from asmil.engine.checkpoint import CHECKPOINT, load_checkpoint
@@ -19,7 +21,9 @@ from asmil.engine.predict import predict
 from asmil.engine.records import EpochRecord
 from asmil.errors import IntegrityError, TrainingError
 from asmil.metrics.values import Metric
-from asmil.nn.config import AnchorConfig, AsmilConfig, ModelConfig
+from asmil.nn.aggregators.abmil import AbmilAggregator
+from asmil.nn.aggregators.base import Branch, Encoded, Readout
+from asmil.nn.config import AbmilConfig, AnchorConfig, AsmilConfig, ModelConfig
 from asmil.nn.heads import HeadSpec
 from asmil.nn.model import AnchoredModel, build_model
 from tests.engine.toy import MONITOR, ToyTask, toy_cohort
@@ -229,3 +233,26 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         (tmp_path / name).write_bytes(b"ASMILCK1 cut short")
     with pytest.raises(IntegrityError, match="no intact checkpoint is left"):
         load_checkpoint(tmp_path)
+
+
+class Branching(AbmilAggregator):
+    """Adds a branch of two outputs on the first bag and one on each other, and a penalty."""
+
+    def pool(self, encoded: Encoded, weights_MK: torch.Tensor, batch: BagBatch) -> Readout:
+        readout = super().pool(encoded, weights_MK, batch)
+        index_X = torch.tensor([0, *range(batch.num_bags)])
+        branch = Branch("twin", readout.logits_BC[index_X] * 2, index_X, weight=0.5)
+        return replace(readout, branches=(branch,), penalties={"norm": readout.logits_BC.square().sum(dim=1)})
+
+
+def test_branches_and_penalties_enter_the_loss_per_bag(cohort: Cohort) -> None:
+    model = AnchoredModel(Branching(AbmilConfig(hidden=4), 6, 8, HeadSpec(2)))
+    task, frame = ToyTask(), cohort.frame(TRAIN_IDS)
+    with torch.no_grad():
+        logits = torch.cat([model(cohort.read_batch([bag_id])).logits_BC for bag_id in TRAIN_IDS])
+        target = task.target(frame)
+        expected = task.loss(logits, target) + 0.5 * task.loss(2 * logits, target) + logits.square().sum(dim=1)
+    config = TRAIN.model_copy(update={"epochs": 1, "lr": 1e-12, "bags_per_step": 9})
+    record = trained(cohort, config, model=model).history[0]
+    assert record.loss == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert record.task_loss == pytest.approx(task.loss(logits, target).mean().item(), rel=1e-5)

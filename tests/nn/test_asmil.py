@@ -136,13 +136,15 @@ def test_one_instance_equal_instances_and_float16_features_are_finite(config: As
     assert all(torch.isfinite(p.grad).all() for p in model.aggregator.parameters() if p.grad is not None)
 
 
-def test_mixed_precision_keeps_scores_in_float32_and_stays_close() -> None:
-    model = made(AsmilConfig(tokens=3, heads=2, dropout=0, drop_rate=0)).float()
+@pytest.mark.parametrize("config", [AsmilConfig(tokens=3, heads=2, dropout=0, drop_rate=0), AbmilConfig(hidden=4)])
+def test_mixed_precision_keeps_scores_in_float32_and_stays_close(config: AsmilConfig | AbmilConfig) -> None:
+    model = made(config).float()
     batch = random_batch([40, 3], seed=0)
     exact = model(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = model(batch)
     assert mixed.scores_MK.dtype == torch.float32
+    assert not torch.equal(mixed.scores_MK, mixed.scores_MK.bfloat16().float())
     assert mixed.log_weights_MK.dtype == torch.float32
     torch.testing.assert_close(mixed.logits_BC.float(), exact.logits_BC, rtol=0.05, atol=0.05)
 
@@ -190,6 +192,18 @@ def test_attention_maps_hold_instances_only() -> None:
     assert [map_NK.shape for map_NK in maps] == [(4, 6), (2, 6)]
     for map_NK in maps:
         torch.testing.assert_close(map_NK.sum(dim=0), torch.ones(6))
+
+
+@pytest.mark.parametrize("config", [AsmilConfig(**SMALL), AbmilConfig(hidden=4)])
+def test_what_softmax_ignores_takes_no_gradient(config: AsmilConfig | AbmilConfig) -> None:
+    """Adam would turn its rounding noise into steps, and the anchor's sigmoid does not ignore it."""
+    model = made(config).train()
+    batch = doubled(random_batch([5, 6], seed=0, seeded=True))
+    output = model(batch)
+    (output.logits_BC.sum() + model.anchor_loss(output, batch).sum()).backward()
+    without = [name for name, parameter in model.aggregator.named_parameters() if parameter.grad is None]
+    ignored = "score_path.key_bias_Td" if isinstance(config, AsmilConfig) else "score_path.attention.score.bias"
+    assert without == [ignored]
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +16,11 @@ __all__ = ["AbmilAggregator", "GatedAttention"]
 
 
 class GatedAttention(nn.Module):
-    """`w^T (tanh(V h + b_V) * sigmoid(U h + b_U)) + b_w` (Eq. 9); without the gate, Eq. 8."""
+    """`w^T (tanh(V h + b_V) * sigmoid(U h + b_U)) + b_w` (Eq. 9); without the gate, Eq. 8.
+
+    Scores are computed in the precision of the parameters, also under autocast. b_w takes no gradient: softmax ignores
+    it, and what reached it would be rounding noise (see `asmil.nn.aggregators.asmil.TokenScores`).
+    """
 
     def __init__(self, dim: int, *, hidden: int, columns: int = 1, gated: bool = True) -> None:
         super().__init__()
@@ -28,7 +33,9 @@ class GatedAttention(nn.Module):
         hidden = self.tanh(features_MD).tanh()
         if self.gate is not None:
             hidden = hidden * self.gate(features_MD).sigmoid()
-        return self.score(hidden)  # type: ignore[no-any-return]
+        with torch.autocast(hidden.device.type, enabled=False):
+            weight = self.score.weight
+            return F.linear(hidden.to(weight.dtype), weight, self.score.bias.detach())
 
 
 class AbmilScores(ScorePath):
@@ -45,9 +52,9 @@ class AbmilScores(ScorePath):
         return Encoded(F.relu(self.projection(features_MD)), batch.offsets)
 
     def scores(self, encoded: Encoded) -> Tensor:
-        """Scores [M, 1] in float32 or wider."""
+        """Scores [M, 1]."""
         scores_M1: Tensor = self.attention(encoded.features_MD)
-        return scores_M1.to(self.projection.weight.dtype)
+        return scores_M1
 
 
 class AbmilAggregator(Aggregator):
