@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,17 +24,17 @@ from ray import tune as ray_tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from asmil.errors import ConfigError, EnvironmentProblem, TrainingError, run_command
-from asmil.experiment import Experiment, Trained, open_experiment, save_experiment, train_once
+from asmil.experiment import Experiment, Trained, open_experiment, train_once
 from asmil.logs import show_log
 from asmil.storage import ensure_directory
 from tasks.spec import ExperimentSpec, load_experiment
 from tune.cluster import Slots, connect, plan_slots
 from tune.heartbeat import Heartbeat
 from tune.progress import SearchDisplay
-from tune.rundir import OuterFold, RunDirectory, default_directory, open_study, outer_folds
+from tune.rundir import OuterFold, RunDirectory, default_directory, experiment_name, open_study, outer_folds
 from tune.searcher import NUMBER, OBJECTIVE, StudySearch
 from tune.space import SearchSpace
-from tune.study import SearchStudy
+from tune.study import SearchStudy, any_closed, open_storage
 from tune.trial import RUNG, TrialPayload, discard_checkpoints, run_trial, rungs, trial_directory
 
 __all__ = ["FoldSearch", "Search", "main"]
@@ -57,18 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     spec = _load(options)
     run = RunDirectory(_directory(options, spec))
-    search = Search(spec, run, options.experiment, options.fold)
+    search = Search(spec, run, options.experiment, options.fold, labels=_labels(options))
     if search.already_over():
         return 0
     try:
         with search.claimed(), connect(options.address):
-            if not search.run():
-                print(_restart_hint(run), file=sys.stderr)
-                return INTERRUPTED
-            return search.finalize()
+            status = search.finalize() if search.run() else INTERRUPTED
     except KeyboardInterrupt:
+        status = INTERRUPTED
+    if status == INTERRUPTED:
         print(_restart_hint(run), file=sys.stderr)
-        return INTERRUPTED
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,12 +96,16 @@ def _load(options: argparse.Namespace) -> ExperimentSpec:
 
 def _directory(options: argparse.Namespace, spec: ExperimentSpec) -> Path:
     if options.out is None:
-        labels = [*filter(None, [options.variant, options.demo and "demo"])]
-        return default_directory(Path(options.experiment).stem, spec, fresh=options.fresh, labels=labels)
+        return default_directory(Path(options.experiment).stem, spec, fresh=options.fresh, labels=_labels(options))
     out: Path = options.out
     if options.fresh and out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"--fresh: {out} is not empty and nothing is ever deleted; give another --out")
     return out
+
+
+def _labels(options: argparse.Namespace) -> list[str]:
+    """What tells the experiment from others of its file."""
+    return [*filter(None, [options.variant, options.demo and "demo"])]
 
 
 def _restart_hint(run: RunDirectory) -> str:
@@ -114,14 +118,16 @@ def _restart_hint(run: RunDirectory) -> str:
 class Search:
     """The search of all requested outer folds."""
 
-    def __init__(self, spec: ExperimentSpec, run: RunDirectory, source: str, fold: int | None) -> None:
+    def __init__(
+        self, spec: ExperimentSpec, run: RunDirectory, source: str, fold: int | None, *, labels: Sequence[str] = ()
+    ) -> None:
         self.spec, self.run_directory, self.source, self.fold = spec, run, source, fold
+        self.name = experiment_name(Path(source).stem, labels)
         self.space = SearchSpace(spec)
         ensure_directory(run.path, "run directory")
         self.experiment = open_experiment(spec, run.path)
         self.folds = outer_folds(self.experiment, fold)
         self.studies = {fold: open_study(run, self.experiment, fold) for fold in self.folds}
-        save_experiment(run.path, spec)
 
     def already_over(self) -> bool:
         """Whether result and report are there; prints where.
@@ -135,10 +141,10 @@ class Search:
                     f"study {fold.name} in {self.run_directory.path}: closed with {study.counts().finished} trials, so "
                     f"it cannot grow to {self.spec.search.trials}: its test part may have been seen; use --fresh"
                 )
-        report = self.run_directory.outcome(self.fold) / "report.html"
-        over = report.exists() and all(study.closed for study in self.studies.values())
+        out = self.run_directory.outcome(self.fold)
+        over = (out / "result.json").exists() and all(study.closed for study in self.studies.values())
         if over:
-            print(f"this search is over: {report}; --fresh searches anew")
+            print(f"this search is over: {out / 'report.html'}; --fresh searches anew")
         return over
 
     def run(self) -> bool:
@@ -155,7 +161,9 @@ class Search:
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other drivers away from these studies while the body runs.
+        """Keep other drivers away from these studies while the body runs, and record the experiment.
+
+        Once a study is closed the record stays as it is: budgets and devices may differ in a later command.
 
         Raises:
             EnvironmentProblem: Another driver is alive.
@@ -168,6 +176,8 @@ class Search:
                         f"study {fold.name} in {self.run_directory.path}: process {others[0].pid} on {others[0].host} "
                         "is at it now; stop that one first, or search elsewhere with --fresh"
                     )
+            if not any_closed(open_storage(self.run_directory.journal)):
+                self.run_directory.save(self.spec, self.name)
             yield
 
     def finalize(self) -> int:
@@ -221,15 +231,16 @@ class FoldSearch:
         if taken_up := self.study.recover():
             print(f"{self.fold.name}: taking up trials {', '.join(map(str, taken_up))} of a driver that is gone")
         if self.study.counts().finished < search.trials:
-            with self._display() as display:
+            with self._display() as display, _interrupt_handler_kept():
                 self._tuner(display).fit()
-        if self.study.gave_up(search.trials):
+        finished = self.study.counts().finished >= search.trials
+        if not finished and self.study.gave_up(search.trials):
             reasons = "; ".join(f"trial {number}: {reason}" for number, reason in self.study.failures()[-3:])
             raise TrainingError(
                 f"{self.fold.name}: {len(self.study.failures())} trials failed and the search gave up ({reasons}); "
-                f"logs are in {self.trials}; debug with python -m asmil.run, then search with --fresh"
+                f"logs are in {self.trials}; debug with python -m asmil.run; the same command goes on"
             )
-        return self.study.counts().finished >= search.trials
+        return finished
 
     @property
     def trials(self) -> Path:
@@ -300,6 +311,16 @@ class FoldSearch:
             grace_period=asha.grace_epochs,
             reduction_factor=asha.reduction,
         )
+
+
+@contextlib.contextmanager
+def _interrupt_handler_kept() -> Iterator[None]:
+    """Put the handler of Ctrl-C back after the body: Ray Tune leaves its own, which would swallow the next one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _directory_name(trial: Any) -> str:

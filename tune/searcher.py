@@ -32,8 +32,8 @@ NUMBER = "number"
 class StudySearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
     """Proposes trials until the study holds its budget of finished ones, and records how each one ended.
 
-    A trial's configuration is `{"number": Optuna's number, "overrides": dotted settings, "continues": number or None}`
-    beside the raw parameters. Only the driver's thread may call it.
+    A trial's configuration is `{"number": Optuna's number, "overrides": dotted settings, "continues": numbers of the
+    trials it continues, the latest first}` beside the raw parameters. Only the driver's thread may call it.
 
     Args:
         study: Where trials are recorded.
@@ -60,7 +60,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
     def _propose(self, trial: optuna.Trial) -> dict[str, Any]:
         overrides = self._searched.suggest(trial)
         trial.set_user_attr(OVERRIDES, overrides)
-        return {NUMBER: trial.number, OVERRIDES: overrides, CONTINUES: trial.user_attrs.get(CONTINUES)}
+        return {NUMBER: trial.number, OVERRIDES: overrides, CONTINUES: self._book.predecessors(trial)}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next configuration; None while the trials under way may still fill the budget."""
@@ -98,7 +98,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
 class KeyedSampler(BaseSampler):
     """Gives every draw a random stream keyed by study, trial number and parameter.
 
-    What is proposed then depends on the finished trials of the study and on nothing a restarted driver would have lost.
+    What is proposed then depends on the trials in the study and on nothing a restarted driver would have lost. Under
+    `tpe` those still running count too (constant liar).
 
     Args:
         kind: `tpe` or `random`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,12 +19,21 @@ from tasks.spec import Choices, Complement, ExperimentSpec, ParamSpec, Range
 
 __all__ = ["SearchSpace", "parameter_name"]
 
+INTERIOR = math.sqrt(0.5)
+"""Where between the bounds a range is tried out; irrational, so that a setting that must be whole refuses the value."""
 SEARCHABLE_SECTIONS = ("task", "model", "train")
 FIXED_PATHS = {
     "task.kind": "the task is what the trials are compared on",
+    "task.monitor": "trials are compared by it",
+    "task.classes": "it changes what is predicted",
+    "task.merge": "it changes what is predicted",
+    "task.zero_time": "it changes the outcomes that are predicted",
     "train.epochs": "early stopping compares trials epoch by epoch",
-    "train.seed": "a seed is not a hyperparameter; protocol.seeds and search.refit_seeds repeat over seeds",
+    "train.seed": "a seed is not a hyperparameter; search.refit_seeds repeats over seeds",
     "train.device": "devices belong to the machine, not to the experiment",
+    "train.evaluate_every": "the epochs at which trials are compared must be those of all others",
+    "train.checkpoint_seconds": "trials save a checkpoint after every epoch",
+    "train.stability_bags": "it is a measurement and changes no model",
 }
 
 
@@ -82,8 +92,9 @@ class SearchSpace:
 
     def _check(self) -> None:
         for path in self._spec.search.params:
-            if path in FIXED_PATHS:
-                raise ConfigError(f"search.params.{path}: cannot be searched; {FIXED_PATHS[path]}")
+            for fixed, why in FIXED_PATHS.items():
+                if path == fixed or path.startswith(f"{fixed}."):
+                    raise ConfigError(f"search.params.{path}: cannot be searched; {why}")
             if path.split(".")[0] not in SEARCHABLE_SECTIONS:
                 raise ConfigError(
                     f"search.params.{path}: cannot be searched; settings of {', '.join(SEARCHABLE_SECTIONS)} can"
@@ -95,7 +106,7 @@ class SearchSpace:
             active = [path for path in self._settings if _holds(tree, path)]
             inactive.difference_update(active)
             for path in active:
-                for value in _extremes(self._settings[path]):
+                for value in _representatives(self._settings[path]):
                     variant.override({path: value}, f"search.params.{path}")
         for path in sorted(inactive):
             raise ConfigError(f"search.params.{path}: no such setting in this experiment{_nearest(self._spec, path)}")
@@ -104,7 +115,7 @@ class SearchSpace:
         for path, param in self._kinds.items():
             if not isinstance(param, Choices):
                 raise ConfigError(f"search.params.{path}: a kind is searched by choices, got a range")
-        values = [_extremes(param) for param in self._kinds.values()]
+        values = [_representatives(param) for param in self._kinds.values()]
         for combination in itertools.product(*values):
             yield dict(zip(self._kinds, combination, strict=True))
 
@@ -129,13 +140,15 @@ def _draw(trial: optuna.trial.BaseTrial, name: str, span: Range) -> float:
     return trial.suggest_float(name, span.low, span.high, log=span.log)
 
 
-def _extremes(param: ParamSpec) -> tuple[Any, ...]:
-    """The values whose validity stands for that of all others: both bounds, or every choice."""
+def _representatives(param: ParamSpec) -> tuple[Any, ...]:
+    """The values whose validity stands for that of all others: both bounds and a fraction between, or every choice."""
     if isinstance(param, Choices):
         return param.choices
     if isinstance(param, Complement):
-        return 1 - param.complement.low, 1 - param.complement.high
-    return (int(param.low), int(param.high)) if param.integer else (param.low, param.high)
+        return tuple(1 - value for value in _representatives(param.complement))
+    if param.integer:
+        return int(param.low), int(param.high)
+    return param.low, param.high, param.low + (param.high - param.low) * INTERIOR
 
 
 def _default(value: Any, param: ParamSpec) -> Any:

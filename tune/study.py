@@ -24,6 +24,7 @@ from asmil.config import differences
 from asmil.errors import ConfigError
 
 __all__ = [
+    "CLOSED",
     "CONTINUES",
     "OVERRIDES",
     "REASON",
@@ -32,6 +33,7 @@ __all__ = [
     "Identity",
     "Importance",
     "SearchStudy",
+    "any_closed",
     "open_storage",
 ]
 
@@ -67,11 +69,20 @@ class Identity:
 
 @dataclass(frozen=True)
 class Counts:
-    """Trials of a study by how they ended."""
+    """Trials of a study by how they ended.
+
+    Attributes:
+        complete: Trained to the end.
+        pruned: Stopped early.
+        fail: Failed.
+        continued: Lost with their driver and continued by a later trial.
+        running: Under way.
+    """
 
     complete: int = 0
     pruned: int = 0
     fail: int = 0
+    continued: int = 0
     running: int = 0
 
     @property
@@ -96,6 +107,11 @@ class Importance:
 def open_storage(path: Path) -> optuna.storages.BaseStorage:
     """The journal file at `path`; several processes may have it open."""
     return JournalStorage(JournalFileBackend(str(path)))
+
+
+def any_closed(storage: optuna.storages.BaseStorage) -> bool:
+    """Whether a study in this storage is over for good."""
+    return any(CLOSED in summary.user_attrs for summary in optuna.get_all_study_summaries(storage))
 
 
 class SearchStudy:
@@ -131,6 +147,7 @@ class SearchStudy:
                 f"study {name}: belongs to another experiment ({'; '.join(differences[:8])}); restore these settings, "
                 "give another --out, or start anew with --fresh"
             )
+        self._failed_before = frozenset(number for number, _ in self.failures())
 
     def enqueue_defaults(self, params: Mapping[str, Any]) -> None:
         """Have the experiment's own values tried first, once in the life of the study."""
@@ -153,33 +170,51 @@ class SearchStudy:
 
     def counts(self) -> Counts:
         """Trials by state; those waiting to be proposed are not counted."""
-        by_state = Counter(trial.state for trial in self.study.get_trials(deepcopy=False))
+        continued = self.continued()
+        trials = self.study.get_trials(deepcopy=False)
+        by_state = Counter(trial.state for trial in trials if trial.number not in continued)
         return Counts(
             complete=by_state[TrialState.COMPLETE],
             pruned=by_state[TrialState.PRUNED],
             fail=by_state[TrialState.FAIL],
+            continued=len(continued),
             running=by_state[TrialState.RUNNING],
         )
 
     def gave_up(self, budget: int) -> bool:
-        """Whether so many trials failed, beyond those taken up again, that going on is pointless."""
-        return len(self.failures()) > max(4, budget // 4)
+        """Whether so many trials failed since this driver opened the study that going on is pointless."""
+        failed = [number for number, _ in self.failures() if number not in self._failed_before]
+        return len(failed) > max(4, budget // 4)
+
+    def continued(self) -> frozenset[int]:
+        """Numbers of the trials that were lost with their driver and that a later trial continues."""
+        each = (trial.user_attrs.get(CONTINUES) for trial in self.study.get_trials(deepcopy=False))
+        return frozenset(number for number in each if number is not None)
+
+    def predecessors(self, trial: optuna.trial.BaseTrial) -> list[int]:
+        """Numbers of the trials this one continues, directly or through others, the latest first."""
+        trials = self.study.get_trials(deepcopy=False)
+        found: list[int] = []
+        earlier = trial.user_attrs.get(CONTINUES)
+        while earlier is not None:
+            found.append(earlier)
+            earlier = trials[earlier].user_attrs.get(CONTINUES)
+        return found
 
     def failures(self) -> list[tuple[int, str]]:
         """Number and reason of the failed trials that no later trial continues."""
-        trials = self.study.get_trials(deepcopy=False)
-        continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
+        continued = self.continued()
         return [
             (trial.number, str(trial.user_attrs.get(REASON, "driver_lost")))
-            for trial in trials
-            if trial.state == TrialState.FAIL and trial.number not in continued
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+            if trial.number not in continued
         ]
 
     def best(self) -> FrozenTrial | None:
         """The best COMPLETE trial; one stopped early is never compared with it."""
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         sign = 1 if self.direction == "max" else -1
-        return max(complete, key=lambda trial: (sign * (trial.value or 0.0), -trial.number), default=None)
+        return max(complete, key=lambda trial: (sign * _objective(trial), -trial.number), default=None)
 
     def importance(self) -> Importance:
         """Which parameters mattered, by PED-ANOVA over the COMPLETE trials."""
@@ -214,3 +249,8 @@ class SearchStudy:
                 "complete; run the search to its end first"
             )
         self.study.set_user_attr(CLOSED, {"time": round(time.time(), 3), **asdict(counts)})
+
+
+def _objective(trial: FrozenTrial) -> float:
+    assert trial.value is not None, "a COMPLETE trial has a value"
+    return trial.value

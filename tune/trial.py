@@ -121,7 +121,7 @@ class _Trial:
         self.work = work
         self.num_folds = len(payload.split.inner)
         self.reported_end = False
-        self.progress = self._resume(config.get(CONTINUES))
+        self.progress = self._resume(config[CONTINUES])
 
     def run(self) -> None:
         """Train the inner folds that are left; a trial resumed at its very end reports that end again."""
@@ -183,18 +183,18 @@ class _Trial:
         if self.spec.protocol.epoch_rule == "last":
             return metrics
         name, best = self.monitor.metric, self.progress.best
-        if best is None or self.monitor.better(metrics[name] or 0.0, best[name] or 0.0):
+        if best is None or self.monitor.better(_known(metrics, name), _known(best, name)):
             self.progress.best = best = metrics
         return best
 
-    def _resume(self, continues: int | None) -> _Progress:
-        """Copy the newest usable checkpoint into the work directory: our own, or that of the trial continued."""
+    def _resume(self, continues: Sequence[int]) -> _Progress:
+        """Copy the newest usable checkpoint into the work directory: our own, or that of a trial we continue."""
         own = ray_tune.get_checkpoint()
         if own is not None:
             own.to_directory(self.work)
-        elif continues is not None:
-            earlier = _last_intact(trial_directory(self.payload.trials, continues))
-            if earlier is not None:
+        else:
+            checkpoints = (_last_intact(trial_directory(self.payload.trials, number)) for number in continues)
+            if (earlier := next(filter(None, checkpoints), None)) is not None:
                 shutil.copytree(earlier, self.work, dirs_exist_ok=True)
         file = self.work / PROGRESS
         return _Progress(**json.loads(file.read_text())) if file.exists() else _Progress([])
@@ -204,6 +204,12 @@ def _mean(folds: Sequence[Metrics], name: str) -> float | None:
     """Mean of a metric over folds; None if one of them lacks it."""
     values = [value for fold in folds if (value := fold.get(name)) is not None]
     return math.fsum(values) / len(values) if len(values) == len(folds) else None
+
+
+def _known(metrics: Metrics, name: str) -> float:
+    value = metrics[name]
+    assert value is not None, "an epoch without the monitored metric is not reported"
+    return value
 
 
 def _last_intact(directory: Path) -> Path | None:

@@ -9,15 +9,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from asmil.data.sealed import open_test
-from asmil.errors import ConfigError, EnvironmentProblem
+from asmil.errors import ConfigError, EnvironmentProblem, TrainingError
 from asmil.experiment import Experiment, open_experiment
 from tasks.spec import SearchConfig, load_experiment
 from tune import finalize, search
@@ -25,6 +26,7 @@ from tune.cluster import Slots, connect, plan_slots
 from tune.rundir import OuterFold, RunDirectory, default_directory, open_study, outer_folds
 from tune.search import FoldSearch
 from tune.space import SearchSpace
+from tune.study import SearchStudy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMOKE = str(REPOSITORY / "tasks" / "smoke.yaml")
@@ -88,8 +90,7 @@ def test_the_same_experiment_finds_its_directory_again(tmp_path: Path, monkeypat
 def test_workers_are_sent_no_id_and_no_label_of_the_test_part(experiment: Experiment, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     study = open_study(run, experiment, FOLD)
-    fold_search = FoldSearch(experiment, run, FOLD, study, SearchSpace(experiment.spec), Slots(1, 0, 2))
-    sent = fold_search.payload()
+    sent = fold_search(experiment, run, study).payload()
     blob = pickle.dumps(sent).replace(b"pytest-", b"")  # a part of paths that looks like an id
     test_ids = open_test(experiment.plan, 0, 0, ledger=tmp_path / "ledger", why="a test of the search")
     assert len(test_ids) > 100
@@ -111,7 +112,8 @@ def test_finalize_refuses_an_open_study_and_a_directory_without_one(data: Path, 
     with pytest.raises(ConfigError, match="no search was started here"):
         finalize.main([str(tmp_path)])
     spec = load_experiment(SMOKE)
-    search.Search(spec, RunDirectory(tmp_path), SMOKE, None)
+    with search.Search(spec, RunDirectory(tmp_path), SMOKE, None).claimed():
+        pass
     with pytest.raises(ConfigError, match="still open with 0 of 4 trials"):
         finalize.main([str(tmp_path)])
 
@@ -167,9 +169,16 @@ def test_an_interrupted_search_goes_on_and_ends_with_a_report(
     stopped = {trial.number for trial in study.study.trials if trial.state == TrialState.RUNNING}
     before = study.counts()
     assert not study.closed
-    with command(out, "--trials", str(before.finished + 2)) as second:
-        output, errors = second.communicate(timeout=200)
-        assert second.returncode == 0, errors
+    budget = ["--trials", str(before.finished + 2)]
+    with command(out, *budget) as second:
+        read_until(second, "refitting")
+        second.send_signal(signal.SIGTERM)
+        _, errors = second.communicate(timeout=60)
+        assert second.returncode == 130
+        assert "The same command goes on with it" in errors
+    with command(out, *budget) as third:
+        output, errors = third.communicate(timeout=200)
+        assert third.returncode == 0, errors
     study = open_study(RunDirectory(out), experiment, FOLD)
     check_study(study, expected=before.finished + 2, stopped=stopped)
     assert f"report: {out / 'report.html'}" in output
@@ -218,7 +227,63 @@ def check_it_is_over(out: Path, *, finished: int) -> None:
 def test_a_study_that_another_driver_searches_is_left_alone(data: Path, tmp_path: Path) -> None:
     drivers = RunDirectory(tmp_path).drivers(FOLD)
     drivers.mkdir(parents=True)
-    (drivers / "elsewhere-7-ab.json").write_text('{"host": "elsewhere", "pid": 7}')
+    (drivers / "elsewhere-7-ab.json").write_text('{"host": "elsewhere", "pid": 7, "started": ""}')
     with pytest.raises(EnvironmentProblem, match="process 7 on elsewhere is at it now"):
         search.main([SMOKE, "--out", str(tmp_path)])
     assert [path.name for path in drivers.iterdir()] == ["elsewhere-7-ab.json"]
+    assert not (tmp_path / "experiment.yaml").exists()
+
+
+def complete_trial(study: SearchStudy) -> None:
+    study.study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.5))
+
+
+def test_the_record_of_the_experiment_is_written_until_a_study_is_closed(data: Path, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for trials, close, recorded in ((5, False, 5), (6, True, 6), (7, False, 6)):
+        asked = search.Search(load_experiment(SMOKE, assignments=[f"search.trials={trials}"]), run, SMOKE, None)
+        with asked.claimed():
+            assert load_experiment(run.experiment).search.trials == recorded
+        if close:
+            complete_trial(asked.studies[FOLD])
+            asked.studies[FOLD].close()
+
+
+def test_a_search_is_over_when_its_result_is_there(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = search.Search(load_experiment(SMOKE, assignments=["search.trials=1"]), RunDirectory(tmp_path), SMOKE, None)
+    complete_trial(asked.studies[FOLD])
+    asked.studies[FOLD].close()
+    (tmp_path / "report.html").write_text("written, then killed")
+    assert not asked.already_over()
+    (tmp_path / "result.json").write_text("{}")
+    assert asked.already_over()
+    assert "this search is over" in capsys.readouterr().out
+
+
+def fold_search(experiment: Experiment, run: RunDirectory, study: SearchStudy) -> FoldSearch:
+    return FoldSearch(experiment, run, FOLD, study, SearchSpace(experiment.spec), Slots(1, 0, 2))
+
+
+def test_failures_end_a_search_only_while_its_budget_is_not_spent(experiment: Experiment, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    study = open_study(run, experiment, FOLD)
+    complete_trial(study)
+    for _ in range(5):
+        study.study.add_trial(create_trial(state=TrialState.FAIL))
+    spent = replace(experiment, spec=experiment.spec.override({"search.trials": 1}, "test"))
+    assert fold_search(spent, run, study).run()
+    with pytest.raises(TrainingError, match="5 trials failed"):
+        fold_search(experiment, run, study).run()
+
+
+@pytest.mark.ray
+def test_ctrl_c_means_the_same_after_a_search_as_before(
+    ray_cluster: None, experiment: Experiment, tmp_path: Path
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    run = RunDirectory(tmp_path)
+    one = replace(experiment, spec=experiment.spec.override({"search.trials": 1}, "test"))
+    assert fold_search(one, run, open_study(run, one, FOLD)).run()
+    assert signal.getsignal(signal.SIGINT) is before

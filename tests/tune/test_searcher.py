@@ -127,7 +127,7 @@ def test_trials_of_a_dead_driver_are_finished_under_new_numbers(ray_cluster: Non
     lost = study.study.ask(SPACE)
     study.recover()
     finished = search(tmp_path, well_behaved, budget=3, asha=False)
-    assert finished.counts() == Counts(complete=3, fail=1)
+    assert finished.counts() == Counts(complete=3, continued=1)
     assert finished.study.trials[1].params == lost.params
 
 

@@ -121,6 +121,10 @@ def test_other_settings_of_the_chosen_kind_are_kept() -> None:
         ({"model.aggregator.drop_rate": {"low": 0, "high": 1.5}}, {}, r"search.params.model.aggregator.drop_rate.*1.5"),
         ({"model.aggregator.normalizer": {"choices": ["softmax", "sotfmax"]}}, {}, "sotfmax"),
         ({"protocol.folds": {"low": 2, "high": 5, "integer": True}}, {}, "cannot be searched"),
+        ({"task.zero_time": {"choices": ["reject", "shift"]}}, {}, "cannot be searched"),
+        ({"task.merge.itc": {"choices": ["negative", "micro"]}}, {}, "it changes what is predicted"),
+        ({"train.evaluate_every": {"low": 1, "high": 5, "integer": True}}, {}, "the epochs at which trials"),
+        ({"train.bags_per_step": {"low": 1, "high": 8}}, {}, "search.params.train.bags_per_step.*got 5.9"),
         ({"train.epochs": {"low": 2, "high": 5, "integer": True}}, {}, "early stopping"),
         ({"model.aggregator.kind": {"low": 2, "high": 5}}, {}, "searched by choices"),
     ],
@@ -128,3 +132,9 @@ def test_other_settings_of_the_chosen_kind_are_kept() -> None:
 def test_what_cannot_be_searched_is_refused(params: dict[str, Any], overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SearchSpace(experiment(params, **overrides))
+
+
+@pytest.mark.parametrize("path", ["task.monitor", "task.classes", "train.checkpoint_seconds", "train.stability_bags"])
+def test_the_objective_and_what_only_measures_are_no_hyperparameters(path: str) -> None:
+    with pytest.raises(ConfigError, match=f"search.params.{path}: cannot be searched"):
+        SearchSpace(experiment({path: {"choices": [1, 2]}}))

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,8 +10,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from asmil.errors import ConfigError
-from tune.heartbeat import Heartbeat
-from tune.study import CONTINUES, Counts, Identity, SearchStudy, open_storage
+from tune.study import CONTINUES, Counts, Identity, SearchStudy, any_closed, open_storage
 
 IDENTITY = Identity(settings={"train": {"lr": 1e-4, "epochs": 5}}, dataset_id="d1", splits="s1", labels="l1")
 
@@ -74,12 +67,15 @@ def test_trials_of_a_dead_driver_fail_and_are_proposed_again(tmp_path: Path) -> 
     drawn = [trial.suggest_float("x", 0, 1) for trial in asked]
     restarted = open_study(tmp_path)
     assert restarted.recover() == [0, 1]
-    assert restarted.counts() == Counts(fail=2)
+    assert restarted.counts() == Counts(continued=2)
     offered = [restarted.study.ask(), restarted.study.ask()]
     assert [trial.user_attrs[CONTINUES] for trial in offered] == [0, 1]
     assert [trial.suggest_float("x", 0, 1) for trial in offered] == drawn
     assert restarted.failures() == []
     assert restarted.recover() == [2, 3]
+    assert restarted.counts() == Counts(continued=4)
+    assert restarted.predecessors(restarted.study.ask()) == [2, 0]
+    assert restarted.predecessors(restarted.study.ask()) == [3, 1]
 
 
 def test_the_defaults_are_enqueued_once(tmp_path: Path) -> None:
@@ -144,6 +140,16 @@ def test_a_search_gives_up_when_failures_pile_up(tmp_path: Path) -> None:
     add(study, TrialState.FAIL, None)
     assert study.gave_up(16)
     assert not study.gave_up(64)
+    assert not open_study(tmp_path).gave_up(16)  # whoever starts the search again has seen to the cause
+
+
+def test_a_storage_knows_whether_one_of_its_studies_is_closed(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    SearchStudy(study.storage, "repeat0-fold1", "max", IDENTITY)
+    assert not any_closed(study.storage)
+    add(study, TrialState.COMPLETE, 0.5)
+    study.close()
+    assert any_closed(study.storage)
 
 
 def test_importance_finds_the_parameter_that_matters(tmp_path: Path) -> None:
@@ -189,36 +195,3 @@ def test_drivers_on_one_journal_get_distinct_trials(tmp_path: Path) -> None:
         numbers = pool.starmap(_ask_many, [(str(tmp_path), 10)] * 2)
     assert sorted(numbers[0] + numbers[1]) == list(range(20))
     assert open_study(tmp_path).counts() == Counts(complete=20)
-
-
-DRIVER = """
-import sys, time
-from pathlib import Path
-from tune.heartbeat import Heartbeat
-with Heartbeat(Path(sys.argv[1])):
-    print("beating", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_killed_driver_is_not_taken_for_alive(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    with process, Heartbeat(tmp_path) as own:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "beating\n"
-        assert [driver.pid for driver in own.others()] == [process.pid]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert own.others() == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_driver_of_another_machine_is_dead_after_a_minute_of_silence(tmp_path: Path) -> None:
-    foreign = tmp_path / "elsewhere-1-abcd.json"
-    foreign.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
-    with Heartbeat(tmp_path) as own:
-        assert [driver.host for driver in own.others()] == ["elsewhere"]
-        long_ago = time.time() - 61
-        os.utime(foreign, (long_ago, long_ago))
-        assert own.others() == []
-        assert not foreign.exists()

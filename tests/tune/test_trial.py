@@ -106,7 +106,7 @@ def payload(training: FakeTraining, trials: Path, folds: str = "ab", **overrides
     return TrialPayload(tree, None, split, "cpu", trials, training)  # type: ignore[arg-type]
 
 
-CONFIG = {"number": 3, "overrides": {"train.lr": 0.01}, "continues": None}
+CONFIG = {"number": 3, "overrides": {"train.lr": 0.01}, "continues": []}
 
 
 def objectives(session: Session) -> list[float]:
@@ -188,7 +188,7 @@ def test_a_configuration_that_is_not_valid_is_reported_with_the_trial(
     assert "inner_dim 7" in session.reports[0]["reason"]
 
 
-def test_a_trial_continues_the_newest_intact_checkpoint_of_another(
+def test_a_trial_continues_the_newest_intact_checkpoint_of_those_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earlier = trial_directory(tmp_path, 1)
@@ -203,14 +203,14 @@ def test_a_trial_continues_the_newest_intact_checkpoint_of_another(
     training.trained.clear()
     (tmp_path / "again").mkdir()
     again = Session(tmp_path / "again", monkeypatch)
-    run_trial({**CONFIG, "continues": 1}, payload=payload(training, tmp_path))
+    run_trial({**CONFIG, "continues": [7, 1]}, payload=payload(training, tmp_path))
     assert training.trained[0] == ("a", 3)
     assert again.reports == first.reports[2:]
 
 
 def test_a_trial_whose_predecessor_left_nothing_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(tmp_path, monkeypatch)
-    run_trial({**CONFIG, "continues": 9}, payload=payload(FakeTraining(dict(CURVES)), tmp_path))
+    run_trial({**CONFIG, "continues": [9]}, payload=payload(FakeTraining(dict(CURVES)), tmp_path))
     assert len(session.reports) == 6
 
 
