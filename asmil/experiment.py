@@ -1,7 +1,7 @@
 """An experiment in this process: its cohort, task and splits, one training of it, and its sealed test.
 
 What `asmil.run` and the search share. Everything that trains gets a cohort restricted to the development part of one
-outer fold; only `run_test` opens the test part, through `asmil.data.sealed`.
+outer fold; only `predict_test` opens the test part, through `asmil.data.sealed`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from asmil.data.builtin import resolve_store
 from asmil.data.cohort import Cohort
 from asmil.data.config import LabelColumns
 from asmil.data.sealed import open_test
-from asmil.data.splits import SplitPlan, load_or_make_splits
+from asmil.data.splits import DevelopmentSplit, SplitPlan, load_or_make_splits
 from asmil.engine.fit import FitData, FitResult, fit
 from asmil.engine.jobs import Job
 from asmil.engine.predict import predict
@@ -45,13 +45,13 @@ from tasks.spec import ExperimentSpec
 __all__ = [
     "EXPERIMENT_FILE",
     "Experiment",
-    "TestOutcome",
     "Trained",
+    "intervals_tree",
     "load_model",
     "metrics_tree",
     "open_experiment",
+    "predict_test",
     "refit",
-    "run_test",
     "save_experiment",
     "save_model",
     "train_once",
@@ -95,25 +95,6 @@ class Trained:
 
     fitted: FitResult
     prepared: PreparedTask
-
-
-@dataclass(frozen=True)
-class TestOutcome:
-    """What opening the test part of one fold gave, for one training seed.
-
-    Attributes:
-        job: Repeat, fold and seed.
-        trained: The refitted model, its task calibrated on the training part.
-        predictions: Predictions for the test part.
-        metrics: All metrics of the test part.
-        intervals: The headline metrics with 95 % intervals.
-    """
-
-    job: Job
-    trained: Trained
-    predictions: Predictions
-    metrics: Mapping[str, Metric]
-    intervals: Mapping[str, Metric]
 
 
 def open_experiment(spec: ExperimentSpec, out: Path) -> Experiment:
@@ -210,9 +191,12 @@ def train_once(
 
 
 def refit(
-    experiment: Experiment,
-    job: Job,
+    spec: ExperimentSpec,
+    cohort: Cohort,
+    task: Task,
+    development: DevelopmentSplit,
     *,
+    seed: int,
     directory: Path | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     resume: bool = False,
@@ -223,8 +207,11 @@ def refit(
     Thresholds and cuts that need a trained model are then fitted on the training bags.
 
     Args:
-        experiment: The opened experiment.
-        job: Repeat, fold and seed.
+        spec: The resolved configuration.
+        cohort: Bags and labels; need not hold more than the outer training part.
+        task: The task, not fitted.
+        development: The outer training part.
+        seed: Seed of the training.
         directory: Where checkpoints go.
         on_epoch: Called after every epoch.
         resume: Go on from the directory's checkpoint.
@@ -232,19 +219,17 @@ def refit(
     Returns:
         The trained model with its calibrated task.
     """
-    spec = experiment.spec
-    development = experiment.plan.development(job.repeat, job.fold)
     train_ids, validation_ids = development.bag_ids, tuple[str, ...]()
     if spec.protocol.epoch_rule == "best_validation":
         train_ids, validation_ids = development.inner[0].train, development.inner[0].validation
-    cohort = experiment.cohort.restrict(development.bag_ids)
+    cohort = cohort.restrict(development.bag_ids)
     trained = train_once(
         spec,
         cohort,
-        experiment.task,
+        task,
         train_ids=train_ids,
         validation_ids=validation_ids,
-        seed=job.seed,
+        seed=seed,
         directory=directory,
         on_epoch=on_epoch,
         resume=resume,
@@ -253,30 +238,40 @@ def refit(
     return Trained(trained.fitted, trained.prepared.calibrate(on_train))
 
 
-def run_test(experiment: Experiment, trained: Mapping[Job, Trained], *, why: str) -> list[TestOutcome]:
-    """Open the sealed test part of a fold, once, and evaluate its refitted models on it.
+def predict_test(
+    experiment: Experiment,
+    repeat: int,
+    fold: int,
+    models: Sequence[tuple[AnchoredModel, PreparedTask]],
+    *,
+    why: str,
+) -> list[Predictions]:
+    """Open the sealed test part of an outer fold, once, and predict it with refitted models.
 
     Args:
         experiment: The opened experiment.
-        trained: What `refit` gave for each training seed; all jobs are of one repeat and fold.
+        repeat: Repetition of the split.
+        fold: Outer fold.
+        models: Models, on the device they are to run on, and their calibrated tasks.
         why: The reason, for the ledger.
 
     Returns:
-        One outcome per job.
+        Predictions of each model.
     """
-    ((repeat, fold),) = {(job.repeat, job.fold) for job in trained}
     test_ids = open_test(experiment.plan, repeat, fold, ledger=experiment.ledger, why=why)
     cohort, spec = experiment.cohort.restrict(test_ids), experiment.spec
-    outcomes = []
-    for job, one in trained.items():
-        predictions = predict(one.fitted.model, one.prepared, cohort, test_ids, data=spec.data, train=spec.train)
-        metrics, intervals = one.prepared.evaluate(predictions), one.prepared.intervals(predictions)
-        outcomes.append(TestOutcome(job, one, predictions, metrics, intervals))
-    return outcomes
+    return [predict(model, prepared, cohort, test_ids, data=spec.data, train=spec.train) for model, prepared in models]
 
 
 def save_model(
-    directory: Path, spec: ExperimentSpec, trained: Trained, *, num_features: int, facts: Mapping[str, Any]
+    directory: Path,
+    spec: ExperimentSpec,
+    trained: Trained,
+    *,
+    job: Job,
+    cohort: Cohort,
+    split: str,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Export a trained model: weights of the online model (never the anchor), fitted task and configuration.
 
@@ -284,8 +279,10 @@ def save_model(
         directory: Gets `model.safetensors` and `model.json`.
         spec: The resolved configuration.
         trained: The model.
-        num_features: Feature width D it takes.
-        facts: Further facts for the JSON: data id, split, seed.
+        job: Which training it comes from.
+        cohort: The bags it was trained on; others may be in it.
+        split: Hash of the split.
+        facts: Further facts for the JSON.
     """
     weights = {
         name: tensor.detach().cpu().contiguous()
@@ -302,9 +299,13 @@ def save_model(
             "task": spec.task.model_dump(mode="json"),
             "labels": spec.data.labels.model_dump(mode="json"),
             "fitted": trained.prepared.to_state(),
-            "num_features": num_features,
+            "num_features": cohort.num_features,
             "epoch": trained.fitted.epoch,
-            **facts,
+            "job": vars(job),
+            "data_id": cohort.dataset_id,
+            "split": split,
+            "simulated": cohort.simulated,
+            **(facts or {}),
         },
     )
 
@@ -363,6 +364,11 @@ def metrics_tree(metrics: Mapping[str, Metric]) -> dict[str, Any]:
     tree: dict[str, Any] = {name: metric.value for name, metric in metrics.items()}
     reasons = {name: metric.reason for name, metric in metrics.items() if metric.reason}
     return {**tree, "reasons": reasons} if reasons else tree
+
+
+def intervals_tree(metrics: Mapping[str, Metric]) -> dict[str, list[float] | None]:
+    """Intervals of metrics as JSON: lower and upper limit, or null."""
+    return {name: None if metric.interval is None else list(metric.interval) for name, metric in metrics.items()}
 
 
 def versions() -> dict[str, str]:

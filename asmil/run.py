@@ -22,23 +22,24 @@ from asmil.data.splits import InnerSplit
 from asmil.engine.events import EventLog, read_events, to_plain
 from asmil.engine.jobs import Job
 from asmil.engine.predict import predict, resolve_device
+from asmil.engine.protocols import Predictions
 from asmil.engine.records import EpochRecord
 from asmil.errors import ConfigError, run_command
 from asmil.experiment import (
     EXPERIMENT_FILE,
     Experiment,
     Trained,
+    intervals_tree,
     metrics_tree,
     open_experiment,
+    predict_test,
     refit,
-    run_test,
     save_experiment,
     save_model,
     train_once,
     versions,
 )
 from asmil.logs import show_log
-from asmil.metrics.values import Metric
 from asmil.report.tables import format_metric
 from asmil.storage import disk_problems, ensure_directory, publish_json
 from tasks.spec import ExperimentSpec, load_experiment
@@ -222,15 +223,8 @@ class _Run:
         predictions = predict(
             trained.fitted.model, trained.prepared, cohort, inner.validation, data=spec.data, train=spec.train
         )
-        metrics = trained.prepared.evaluate(predictions)
-        intervals = trained.prepared.intervals(predictions)
         self._save(trained, self.out)
-        self._print("validation", {**metrics, **intervals}, trained.fitted.epoch)
-        return {
-            "metrics": {"validation": metrics_tree({**metrics, **intervals})},
-            "intervals": {"validation": _intervals(intervals)},
-            "epoch": trained.fitted.epoch,
-        }
+        return {"epoch": trained.fitted.epoch, "validation": self._measure("validation", trained, predictions)}
 
     def test(self) -> dict[str, Any]:
         """Train as the epoch rule says and open the test part."""
@@ -238,22 +232,40 @@ class _Run:
         ensure_directory(directory, "directory of the refit")
         print(f"refit for the test part ({self.spec.protocol.epoch_rule} epoch):")
         on_epoch = partial(self._on_epoch, "refit")
-        trained = refit(self.experiment, self.job, directory=directory, on_epoch=on_epoch, resume=self.resume)
-        (outcome,) = run_test(self.experiment, {self.job: trained}, why=f"asmil.run --test into {self.out}")
-        self._save(outcome.trained, directory)
-        metrics = {**outcome.metrics, **outcome.intervals}
-        self._print("test", metrics, outcome.trained.fitted.epoch)
-        return {"test": metrics_tree(metrics), "test_intervals": _intervals(outcome.intervals)}
+        experiment, job = self.experiment, self.job
+        trained = refit(
+            self.spec,
+            experiment.cohort,
+            experiment.task,
+            self.development,
+            seed=job.seed,
+            directory=directory,
+            on_epoch=on_epoch,
+            resume=self.resume,
+        )
+        self._save(trained, directory)
+        model = (trained.fitted.model, trained.prepared)
+        why = f"asmil.run --test into {self.out}"
+        (predictions,) = predict_test(experiment, job.repeat, job.fold, [model], why=why)
+        return {"test": self._measure("test", trained, predictions)}
+
+    def _measure(self, part: str, trained: Trained, predictions: Predictions) -> dict[str, Any]:
+        """Metrics of a part of the split, the headline ones with intervals; prints them."""
+        intervals = trained.prepared.intervals(predictions)
+        metrics = {**trained.prepared.evaluate(predictions), **intervals}
+        figures = ", ".join(f"{name} {format_metric(metric)}" for name, metric in metrics.items())
+        print(f"{part} (epoch {trained.fitted.epoch}): {figures}")
+        return {"metrics": metrics_tree(metrics), "intervals": intervals_tree(intervals)}
 
     def finish(self, result: dict[str, Any], *, seconds: float) -> None:
         """Write `result.json`."""
-        metrics, intervals = result["metrics"], result["intervals"]
+        parts = {part: result.get(part) for part in ("validation", "test")}
         cohort = self.experiment.cohort
         tree = {
             "task": self.spec.task.kind,
             "config": self.spec.tree(),
-            "metrics": {**metrics, "test": result.get("test")},
-            "intervals": {**intervals, "test": result.get("test_intervals")},
+            "metrics": {part: found and found["metrics"] for part, found in parts.items()},
+            "intervals": {part: found and found["intervals"] for part, found in parts.items()},
             "seconds": round(seconds, 2),
             "epoch": result["epoch"],
             "job": vars(self.job),
@@ -271,22 +283,12 @@ class _Run:
         print(f"{self.out / 'result.json'} written after {seconds:.1f} s")
 
     def _save(self, trained: Trained, directory: Path) -> None:
-        facts = {
-            "job": vars(self.job),
-            "data_id": self.experiment.cohort.dataset_id,
-            "split": self.experiment.plan.hash,
-            "simulated": self.experiment.cohort.simulated,
-        }
-        num_features = self.experiment.cohort.num_features
-        save_model(directory, self.spec, trained, num_features=num_features, facts=facts)
+        experiment = self.experiment
+        save_model(directory, self.spec, trained, job=self.job, cohort=experiment.cohort, split=experiment.plan.hash)
 
     def _on_epoch(self, training: str, record: EpochRecord) -> None:
         self.log.write("epoch", training=training, **vars(record))
         print(progress_line(record, self.spec.train.epochs, self.experiment.task.monitor.metric), flush=True)
-
-    def _print(self, part: str, metrics: Mapping[str, Metric], epoch: int) -> None:
-        figures = ", ".join(f"{name} {format_metric(metric)}" for name, metric in metrics.items())
-        print(f"{part} (epoch {epoch}): {figures}")
 
 
 def _check_same_training(events: Path, identity: Mapping[str, Any]) -> None:
@@ -321,10 +323,6 @@ def _first_of_each(bag_ids: Sequence[str], strata: Mapping[str, Any], limit: int
     ranked = sorted((rank, bag_id) for queue in queues.values() for rank, bag_id in enumerate(queue))
     chosen = {bag_id for _, bag_id in ranked[:limit]}
     return tuple(bag_id for bag_id in bag_ids if bag_id in chosen)
-
-
-def _intervals(metrics: Mapping[str, Metric]) -> dict[str, list[float] | None]:
-    return {name: None if metric.interval is None else list(metric.interval) for name, metric in metrics.items()}
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
-"""What a finished search says: figures over seeds and folds with intervals, `result.json` and the report."""
+"""What a finished search says: the content of `result.json` and of the report."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from asmil.data.sealed import read_ledger
-from asmil.engine.protocols import Predictions, PreparedTask
-from asmil.experiment import Experiment, metrics_tree, versions
+from asmil.engine.protocols import Figure
+from asmil.experiment import Experiment, intervals_tree, metrics_tree, versions
 from asmil.metrics.values import Metric
 from asmil.report.content import (
     HeadlineRow,
@@ -28,55 +26,24 @@ from asmil.report.content import (
 )
 from asmil.report.page import write_report
 from asmil.storage import publish_json
-from tasks.intervals import with_intervals
 from tasks.spec import Choices, Complement, ParamSpec
-from tune.rundir import OuterFold
+from tune.evaluation import (
+    FoldOutcome,
+    mean_validation,
+    mean_with_intervals,
+    oracle_metrics,
+    single_models,
+)
 from tune.space import parameter_name
-from tune.study import OVERRIDES, REASON, VALIDATION, Counts, SearchStudy
+from tune.study import CLOSED, OVERRIDES, REASON, Counts, SearchStudy
 
-__all__ = ["Evaluation", "FoldOutcome", "mean_with_intervals", "oracle_metrics", "write_outcome"]
-
-DIFFERENCE = "difference"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One refitted model on the test part of its outer fold.
-
-    Attributes:
-        seed: Its training seed.
-        prepared: Its fitted task.
-        predictions: Its predictions.
-        attention_jsd: Epoch and divergence of the attention from the epoch before.
-    """
-
-    seed: int
-    prepared: PreparedTask
-    predictions: Predictions
-    attention_jsd: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
-class FoldOutcome:
-    """What one outer fold gave.
-
-    Attributes:
-        fold: The outer fold.
-        study: Its closed study.
-        best: The best configuration, one evaluation per seed.
-        plain: The same without anchor; empty if the best configuration has none.
-    """
-
-    fold: OuterFold
-    study: SearchStudy
-    best: tuple[Evaluation, ...]
-    plain: tuple[Evaluation, ...]
+__all__ = ["write_outcome"]
 
 
 def write_outcome(
     out: Path, experiment: Experiment, outcomes: Sequence[FoldOutcome], *, title: str, refit_seconds: float
 ) -> None:
-    """Write `result.json` and `report.html`.
+    """Write `report.html` and, last, `result.json`: where that file is, the search is over.
 
     Args:
         out: Where to.
@@ -87,10 +54,9 @@ def write_outcome(
     """
     figures = _Figures(experiment, outcomes)
     seconds = figures.seconds()
-    publish_json(
-        out / "result.json", {**figures.result(), "seconds": seconds, "refit_seconds": round(refit_seconds, 1)}
-    )
+    times = {"seconds": seconds, "refit_seconds": round(refit_seconds, 1)}
     write_report(out / "report.html", figures.report(title, seconds))
+    publish_json(out / "result.json", {**figures.result(), **times})
 
 
 class _Figures:
@@ -102,13 +68,16 @@ class _Figures:
         self.ledger = read_ledger(experiment.ledger)
         best = [outcome.best for outcome in outcomes]
         plain = [outcome.plain for outcome in outcomes]
-        self.test = mean_with_intervals(best, pooled=experiment.plan.repeats > 1)
+        self.pooled = experiment.plan.repeats > 1
+        self.test = mean_with_intervals(best, pooled=self.pooled)
         self.plain: Mapping[str, Metric] = {}
         self.difference: Mapping[str, Metric] = {}
         if all(plain):
-            self.plain = mean_with_intervals(plain, pooled=experiment.plan.repeats > 1)
-            self.difference = mean_with_intervals(best, minus=plain, pooled=experiment.plan.repeats > 1)
-        self.validation = _mean_validation(outcomes)
+            self.plain = mean_with_intervals(plain, pooled=self.pooled)
+            self.difference = mean_with_intervals(best, minus=plain, pooled=self.pooled)
+        self.per_fold = [one for outcome in outcomes for one in single_models(outcome.fold, outcome.best)]
+        self.openings = sum(_early_openings(self.ledger, experiment, outcome) for outcome in outcomes)
+        self.validation = mean_validation(outcomes)
         self.oracle = oracle_metrics(experiment, outcomes)
 
     def seconds(self) -> float:
@@ -129,12 +98,14 @@ class _Figures:
             "task": experiment.spec.task.kind,
             "config": experiment.spec.tree(),
             "metrics": {"validation": metrics_tree(self.validation), "test": metrics_tree(self.test)},
-            "intervals": {"validation": None, "test": _intervals(self.test)},
+            "intervals": {"validation": None, "test": intervals_tree(self.test)},
+            "per_fold": self.per_fold,
             "without_anchor": {
                 "metrics": metrics_tree(self.plain),
-                "intervals": _intervals(self.plain),
+                "intervals": intervals_tree(self.plain),
                 "difference": metrics_tree(self.difference),
-                "difference_intervals": _intervals(self.difference),
+                "difference_intervals": intervals_tree(self.difference),
+                "per_fold": [one for outcome in self.outcomes for one in single_models(outcome.fold, outcome.plain)],
             },
             "oracle": metrics_tree(self.oracle) or None,
             "references": [dict(known) for known in experiment.spec.references],
@@ -171,21 +142,32 @@ class _Figures:
     def report(self, title: str, seconds: float) -> ReportContent:
         """The content of the report."""
         experiment = self.experiment
-        simulated = "Simulated data: bags and labels are made up; no figure on this page is about patients."
         return ReportContent(
             title=title,
-            notices=(simulated,) if experiment.cohort.simulated else (),
+            notices=tuple(self._notices()),
             facts=tuple(self._facts(seconds)),
             protocol=tuple(self._protocol()),
             headline=tuple(self._headline()),
-            figures=self.outcomes[0]
-            .best[0]
-            .prepared.figures([outcome.best[0].predictions for outcome in self.outcomes]),
+            figures=self._figures(),
             searches=tuple(self._summary(outcome) for outcome in self.outcomes),
             stability=tuple(_stability(self.outcomes[0])),
             ledger=tuple(self.ledger),
             configuration=yaml.safe_dump(experiment.spec.tree(), sort_keys=False),
         )
+
+    def _notices(self) -> Iterator[str]:
+        if self.experiment.cohort.simulated:
+            yield "Simulated data: bags and labels are made up; no figure on this page is about patients."
+        if self.openings:
+            yield f"The test part was opened {self.openings} time(s) before this search ended; see the ledger."
+
+    def _figures(self) -> tuple[Figure, ...]:
+        """The task's figures for one model per fold of one repeat, in which each bag occurs once."""
+        first = self.outcomes[0]
+        shown = [outcome.best[0] for outcome in self.outcomes if outcome.fold.repeat == first.fold.repeat]
+        which = f"seed {shown[0].seed}" + (f", repeat {first.fold.repeat}" if self.pooled else "")
+        figures = shown[0].prepared.figures([one.predictions for one in shown])
+        return tuple(replace(figure, title=f"{figure.title} ({which})") for figure in figures)
 
     def _facts(self, seconds: float) -> Iterator[tuple[str, str]]:
         experiment, counts = self.experiment, self.counts()
@@ -193,7 +175,7 @@ class _Figures:
         yield "split", experiment.plan.hash
         yield "experiment", experiment.spec.hash()
         yield "trials", f"{counts.complete} complete, {counts.pruned} stopped early, {counts.fail} failed"
-        yield "time", f"{seconds / 60:.1f} min"
+        yield "time since first trial", f"{seconds / 60:.1f} min"
         yield "written", datetime.now(UTC).isoformat(timespec="seconds")
         yield from versions().items()
 
@@ -207,23 +189,36 @@ class _Figures:
         )
         yield (
             f"The best complete trial was refitted with {spec.search.refit_seeds} seeds (epoch rule: "
-            f"{spec.protocol.epoch_rule}) after its study was closed; only then was the test part opened."
+            f"{spec.protocol.epoch_rule}) after its study was closed"
+            + ("." if self.openings else "; only then was the test part opened.")
         )
-        yield "Test figures are means over seeds, then over outer folds; intervals resample patients within folds."
+        unit = "patients with their rows of all repeats" if self.pooled else "patients within folds"
+        yield (
+            f"Test figures are means over seeds, then over outer folds. Intervals resample {unit} and hold for the "
+            "fitted models: how much another training would differ shows in the range of the single models."
+        )
 
     def _headline(self) -> Iterator[HeadlineRow]:
-        num_seeds, num_folds = len(self.outcomes[0].best), len(self.outcomes)
-        note = f"mean of {num_seeds} seed(s) on each of {num_folds} test part(s)"
         names = sorted(self.test, key=lambda name: name != self.metric)
         for name in names:
-            yield HeadlineRow(f"{name} on test", self.test[name], tuple(self._references(name)), note)
+            yield HeadlineRow(f"{name} on test", self.test[name], tuple(self._references(name)), self._note(name))
         if self.metric in self.difference:
+            difference = self.difference[self.metric]
             yield HeadlineRow(
-                f"{self.metric} gained over the same model without anchor and token drop",
-                self.difference[self.metric],
+                f"{self.metric}: difference to the same settings with softmax attention, without anchor and token "
+                "drop, not tuned again (positive: ours is better)",
+                _negated(difference) if self.experiment.task.monitor.direction == "min" else difference,
                 note="paired: the same patients are resampled for both",
             )
         yield from self._recovered()
+
+    def _note(self, name: str) -> str:
+        """How a test figure was formed, and how far the models it is the mean of lie apart."""
+        note = f"mean of {len(self.outcomes[0].best)} seed(s) on each of {len(self.outcomes)} test part(s)"
+        values = [one["metrics"][name] for one in self.per_fold]
+        if len(values) == 1 or None in values:
+            return note
+        return f"{note}; single models {min(values):.3f} to {max(values):.3f}"
 
     def _recovered(self) -> Iterator[HeadlineRow]:
         """How much of what a simulation lets one know the model found; nothing for real data."""
@@ -237,7 +232,7 @@ class _Figures:
         if name in self.validation:
             yield Reference("best trials on validation (selected on it)", self.validation[name])
         if name in self.plain:
-            yield Reference("without anchor and token drop", self.plain[name])
+            yield Reference("softmax, without anchor and token drop", self.plain[name])
         if name in self.oracle:
             yield Reference("the simulation's own truth as prediction, same bags", self.oracle[name])
         for known in self.experiment.spec.references:
@@ -271,80 +266,24 @@ class _Figures:
             )
 
 
-def mean_with_intervals(
-    folds: Sequence[Sequence[Evaluation]], *, minus: Sequence[Sequence[Evaluation]] = (), pooled: bool
-) -> dict[str, Metric]:
-    """Mean over seeds and folds of every metric, with intervals from resampled patients.
-
-    Args:
-        folds: Per outer fold, one evaluation per seed.
-        minus: The same for another configuration, whose means are subtracted.
-        pooled: Patients occur in several folds (repeats) and are drawn with all their rows; else within their fold.
-    """
-    firsts = [evaluations[0].predictions for evaluations in folds]
-    groups = [group for predictions in firsts for group in predictions.groups]
-    fold_R = np.repeat(np.arange(len(firsts)), [len(predictions.groups) for predictions in firsts])
-    start_R = np.concatenate([np.arange(len(predictions.groups)) for predictions in firsts])
-
-    def measure(rows: np.ndarray) -> dict[str, Metric]:
-        per_fold = [start_R[rows[fold_R[rows] == fold]] for fold in range(len(folds))]
-        ours = _mean(_mean_over_seeds(e, part) for e, part in zip(folds, per_fold, strict=True))
-        if not minus:
-            return ours
-        theirs = _mean(_mean_over_seeds(e, part) for e, part in zip(minus, per_fold, strict=True))
-        return {name: _subtract(ours[name], theirs[name]) for name in ours}
-
-    names = list(measure(np.arange(len(groups))))
-    return with_intervals(measure, names, groups, strata=None if pooled else fold_R.tolist())
+def _early_openings(ledger: Sequence[Mapping[str, Any]], experiment: Experiment, outcome: FoldOutcome) -> int:
+    """How often the fold's test part was opened in a second before the one its study was closed in."""
+    part = {
+        "dataset_id": experiment.cohort.dataset_id,
+        "split": experiment.plan.hash,
+        "repeat": outcome.fold.repeat,
+        "fold": outcome.fold.fold,
+    }
+    closed = int(outcome.study.study.user_attrs[CLOSED]["time"])
+    same = [entry for entry in ledger if part.items() <= entry.items()]
+    return sum(datetime.fromisoformat(entry["time"]).timestamp() < closed for entry in same)
 
 
-def _mean_over_seeds(evaluations: Sequence[Evaluation], rows: np.ndarray) -> dict[str, Metric]:
-    return _mean(one.prepared.evaluate(_take(one.predictions, rows)) for one in evaluations)
-
-
-def _mean(each: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
-    """Mean of each metric; without a value, and with the reason, if one of them has none."""
-    listed = list(each)
-    means = {}
-    for name in listed[0]:
-        values = [metrics[name].value for metrics in listed]
-        known = [value for value in values if value is not None]
-        reason = next((metrics[name].reason for metrics in listed if metrics[name].reason), None)
-        means[name] = Metric(math.fsum(known) / len(known) if len(known) == len(values) else None, reason)
-    return means
-
-
-def _subtract(ours: Metric, theirs: Metric) -> Metric:
-    known = ours.value is not None and theirs.value is not None
-    return Metric(ours.value - theirs.value if known else None, ours.reason or theirs.reason)  # type: ignore[operator]
-
-
-def _take(predictions: Predictions, rows: np.ndarray) -> Predictions:
-    return Predictions(
-        bag_ids=tuple(predictions.bag_ids[row] for row in rows),
-        groups=tuple(predictions.groups[row] for row in rows),
-        outputs={name: values[rows] for name, values in predictions.outputs.items()},
-        truth={name: values[rows] for name, values in predictions.truth.items()},
+def _negated(metric: Metric) -> Metric:
+    value, interval = metric.value, metric.interval
+    return Metric(
+        None if value is None else -value, metric.reason, None if interval is None else (-interval[1], -interval[0])
     )
-
-
-def oracle_metrics(experiment: Experiment, outcomes: Sequence[FoldOutcome]) -> Mapping[str, Metric]:
-    """Metrics of a simulation's truth in place of the predictions, on the same test bags; empty for real data."""
-    columns = experiment.cohort.store.info.facts.get("oracle_outputs", {})
-    each = []
-    for outcome in outcomes if columns else ():
-        one = outcome.best[0]
-        frame = experiment.cohort.frame(one.predictions.bag_ids)
-        truth = {name: frame[column].to_numpy(dtype=np.float64) for name, column in columns.items()}
-        each.append(one.prepared.evaluate(replace(one.predictions, outputs={**one.predictions.outputs, **truth})))
-    return _mean(each) if each else {}
-
-
-def _mean_validation(outcomes: Sequence[FoldOutcome]) -> dict[str, Metric]:
-    """Validation metrics of the best trials, averaged over outer folds."""
-    trials = [best for outcome in outcomes if (best := outcome.study.best()) is not None]
-    names = trials[0].user_attrs[VALIDATION]
-    return _mean({name: Metric(trial.user_attrs[VALIDATION].get(name)) for name in names} for trial in trials)
 
 
 def _stability(outcome: FoldOutcome) -> Iterator[StabilityCurve]:
@@ -361,7 +300,3 @@ def _scale(param: ParamSpec) -> Scale:
     if isinstance(param, Complement):
         return "complement_log" if param.complement.log else "linear"
     return "log" if param.log else "linear"
-
-
-def _intervals(metrics: Mapping[str, Metric]) -> dict[str, list[float] | None]:
-    return {name: None if metric.interval is None else list(metric.interval) for name, metric in metrics.items()}

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from asmil.engine.jobs import Job
 from asmil.errors import ConfigError
-from asmil.experiment import Experiment, open_experiment
+from asmil.experiment import Experiment, open_experiment, save_experiment
+from asmil.storage import publish_text
 from tasks.spec import ExperimentSpec, load_experiment
 from tune.study import Identity, SearchStudy, open_storage
 
-__all__ = ["OuterFold", "RunDirectory", "default_directory", "open_study", "outer_folds"]
+__all__ = ["OuterFold", "RunDirectory", "default_directory", "experiment_name", "open_study", "outer_folds"]
+
+
+NAME_FILE = "name.txt"
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,26 @@ class RunDirectory:
         """Parent of the trials' directories: trials/<study>/<trial number>."""
         return self.path / "trials"
 
+    @property
+    def name(self) -> str:
+        """What the experiment is called, wherever its directory is."""
+        return (self.path / NAME_FILE).read_text(encoding="utf-8").strip()
+
+    def save(self, spec: ExperimentSpec, name: str) -> None:
+        """Write down which experiment this is: its name and its resolved configuration."""
+        publish_text(self.path / NAME_FILE, f"{name}\n")
+        save_experiment(self.path, spec)
+
+    def model(self, variant: str, job: Job) -> Path:
+        """Where a refitted model and its test predictions go, the same whichever folds are asked for."""
+        return self.path / "models" / variant / job.name
+
     def drivers(self, fold: OuterFold) -> Path:
         """Where the drivers of a study announce themselves."""
         return self.path / "drivers" / fold.name
 
     def outcome(self, fold: int | None) -> Path:
-        """Where result, report and models go: a directory of its own if only one outer fold is searched."""
+        """Where result and report go: a directory of its own if only one outer fold is searched."""
         return self.path if fold is None else self.path / f"fold{fold}"
 
     def open(self) -> Experiment:
@@ -71,6 +90,11 @@ class RunDirectory:
         return open_experiment(load_experiment(self.experiment), self.path)
 
 
+def experiment_name(stem: str, labels: Sequence[str]) -> str:
+    """What an experiment is called: the name of its file, and what tells it from others of that file."""
+    return "-".join([stem, *labels])
+
+
 def default_directory(stem: str, spec: ExperimentSpec, *, fresh: bool, labels: Sequence[str]) -> Path:
     """The directory of this experiment below `runs/`: the latest one there is, or a new one.
 
@@ -80,7 +104,7 @@ def default_directory(stem: str, spec: ExperimentSpec, *, fresh: bool, labels: S
         fresh: Take a new directory even if there is one.
         labels: What else tells the reader which experiment it is: variant, demo.
     """
-    base = Path("runs") / "-".join([stem, *labels]) / f"search-{spec.hash()[:8]}"
+    base = Path("runs") / experiment_name(stem, labels) / f"search-{spec.hash()[:8]}"
     candidates = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
     unused = next(index for index, path in enumerate(candidates) if not path.exists())
     return candidates[unused if fresh else max(unused - 1, 0)]

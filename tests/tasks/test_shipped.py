@@ -10,8 +10,7 @@ import pytest
 
 from asmil.data.schema import DatasetFacts
 from asmil.data.writer import BagWriter
-from asmil.engine.jobs import Job
-from asmil.experiment import open_experiment, refit, run_test, train_once
+from asmil.experiment import open_experiment, predict_test, refit, train_once
 from tasks.spec import ExperimentSpec, load_experiment
 
 TASKS = Path(__file__).resolve().parents[2] / "tasks"
@@ -61,7 +60,8 @@ def test_a_shipped_experiment_runs_from_labels_to_test_figures(tmp_path: Path, n
     (record,) = trained.fitted.history
     assert np.isfinite(record.loss)
     assert experiment.task.monitor.metric in record.metrics
-    job = Job(0, 0, 0)
-    (outcome,) = run_test(experiment, {job: refit(experiment, job)}, why="test")
-    assert outcome.metrics[experiment.task.monitor.metric].value is not None
-    assert outcome.trained.prepared.figures([outcome.predictions])
+    development = experiment.plan.development(0, 0)
+    refitted = refit(spec, experiment.cohort, experiment.task, development, seed=0)
+    (predictions,) = predict_test(experiment, 0, 0, [(refitted.fitted.model, refitted.prepared)], why="test")
+    assert refitted.prepared.evaluate(predictions)[experiment.task.monitor.metric].value is not None
+    assert refitted.prepared.figures([predictions])

@@ -1,98 +1,138 @@
-"""Figures over seeds and folds: means, missing values, paired differences and their intervals."""
+"""What the report and `result.json` say about a finished search: openings, spread, figures, the paired difference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from asmil.data.cohort import Cohort
-from asmil.data.config import DataConfig
-from asmil.data.schema import DatasetFacts
-from asmil.data.writer import BagWriter
-from asmil.engine.protocols import Predictions
+from asmil.engine.protocols import Figure, Monitor, Predictions
+from asmil.experiment import Experiment
 from asmil.metrics.values import Metric
-from tune.outcome import Evaluation, FoldOutcome, mean_with_intervals, oracle_metrics
-from tune.rundir import OuterFold
+from asmil.report.content import HeadlineRow, ReportContent
+from tests.run_support import result_of
+from tests.tune.finished import METRIC, finished_search, studies
+from tune.evaluation import Evaluation, FoldOutcome
+from tune.outcome import write_outcome
+from tune.rundir import OuterFold, RunDirectory
+from tune.study import SearchStudy
 
 
 class MeanOfScores:
-    """A prepared task whose only metric is the mean score; undefined if a score is negative."""
+    """A prepared task whose only metric is the mean score, with a figure that shows how many parts it was given."""
 
     def evaluate(self, predictions: Predictions) -> dict[str, Metric]:
-        score_B = predictions.outputs["score"]
-        if (score_B < 0).any():
-            return {"mean": Metric(None, "negative")}
-        return {"mean": Metric(float(score_B.mean()))}
+        return {METRIC: Metric(float(predictions.outputs["score"].mean()))}
+
+    def figures(self, predictions: Sequence[Predictions]) -> tuple[Figure, ...]:
+        return (Figure("bars", "Scores", {"parts": len(predictions)}),)
 
 
-def evaluation(seed: int, scores: Sequence[float], prefix: str = "p") -> Evaluation:
-    ids = tuple(f"{prefix}{row}" for row in range(len(scores)))
-    predictions = Predictions(ids, ids, {"score": np.asarray(scores, float)}, {})
+def evaluation(seed: int, score: float, fold: int) -> Evaluation:
+    ids = tuple(f"p{fold}{row}" for row in range(20))
+    predictions = Predictions(ids, ids, {"score": np.full(20, score)}, {})
     return Evaluation(seed, MeanOfScores(), predictions, ())  # type: ignore[arg-type]
 
 
-def test_the_mean_is_taken_over_seeds_and_then_over_folds() -> None:
-    folds = [
-        [evaluation(0, [0.0, 0.2]), evaluation(1, [0.4, 0.4])],
-        [evaluation(0, [1.0, 1.0, 1.0], "q"), evaluation(1, [0.0, 0.0, 0.0], "q")],
+@pytest.fixture
+def content(monkeypatch: pytest.MonkeyPatch) -> list[ReportContent]:
+    """What would be written into the report."""
+    kept: list[ReportContent] = []
+    monkeypatch.setattr("tune.outcome.write_report", lambda path, content: kept.append(content))
+    return kept
+
+
+def write(
+    run: RunDirectory, experiment: Experiment, stored: Mapping[OuterFold, SearchStudy] | None = None
+) -> dict[str, Any]:
+    """Write the outcome of two seeds per fold that score 0.6 and 0.8, beside 0.5 for both without anchor."""
+
+    def evaluations(fold: OuterFold, *scores: float) -> tuple[Evaluation, ...]:
+        return tuple(evaluation(seed, score, fold.fold) for seed, score in enumerate(scores, start=3))
+
+    outcomes = [
+        FoldOutcome(fold, study, evaluations(fold, 0.6, 0.8), evaluations(fold, 0.5, 0.5))
+        for fold, study in (stored or studies(run, experiment)).items()
     ]
-    assert mean_with_intervals(folds, pooled=False)["mean"].value == pytest.approx(((0.1 + 0.4) / 2 + 0.5) / 2)
+    write_outcome(run.path, experiment, outcomes, title="t", refit_seconds=1.0)
+    return result_of(run.path)
 
 
-def test_one_missing_value_leaves_the_mean_missing_with_its_reason() -> None:
-    folds = [[evaluation(0, [0.1, 0.2])], [evaluation(0, [-1.0, 0.2], "q")]]
-    assert mean_with_intervals(folds, pooled=False)["mean"] == Metric(None, "negative")
+def add_opening(experiment: Experiment, *, year: int, split: str | None = None) -> None:
+    entry = {
+        "time": f"{year}-01-01T00:00:00+00:00",
+        "dataset_id": experiment.plan.dataset_id,
+        "split": split or experiment.plan.hash,
+        "repeat": 0,
+        "fold": 1,
+        "why": "a test",
+    }
+    with experiment.ledger.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
 
 
-def test_the_interval_is_that_of_the_mean_over_patients() -> None:
-    scores = np.random.default_rng(0).normal(5, 1, 400)
-    found = mean_with_intervals([[evaluation(0, scores)]], pooled=False)["mean"]
-    assert found.interval is not None
-    low, high = found.interval
-    spread = scores.std() / np.sqrt(400)
-    assert low == pytest.approx(scores.mean() - 1.96 * spread, abs=0.35 * spread)
-    assert high == pytest.approx(scores.mean() + 1.96 * spread, abs=0.35 * spread)
+def test_openings_before_the_search_ended_are_put_at_the_top(tmp_path: Path, content: list[ReportContent]) -> None:
+    run = finished_search(tmp_path)
+    experiment = run.open()
+    add_opening(experiment, year=2020, split="another")
+    add_opening(experiment, year=2999)
+    write(run, experiment)
+    add_opening(experiment, year=2020)
+    write(run, experiment)
+    later, earlier = content
+    assert later.notices == ()
+    assert any("only then was the test part opened" in line for line in later.protocol)
+    assert earlier.notices == ("The test part was opened 1 time(s) before this search ended; see the ledger.",)
+    assert not any("only then" in line for line in earlier.protocol)
 
 
-def test_a_paired_difference_is_free_of_what_both_share() -> None:
-    shared = np.random.default_rng(1).uniform(0, 9, 60)
-    better, worse = [[evaluation(0, shared + 0.5)]], [[evaluation(0, shared)]]
-    found = mean_with_intervals(better, minus=worse, pooled=False)["mean"]
-    assert found.value == pytest.approx(0.5)
-    assert found.interval == pytest.approx((0.5, 0.5))
+def test_single_models_are_listed_and_their_range_stands_beside_the_mean(
+    tmp_path: Path, content: list[ReportContent]
+) -> None:
+    run = finished_search(tmp_path)
+    result = write(run, run.open())
+    assert [(one["fold"], one["seed"], one["metrics"][METRIC]) for one in result["per_fold"]] == [
+        (fold, seed, pytest.approx(score)) for fold in range(3) for seed, score in ((3, 0.6), (4, 0.8))
+    ]
+    assert [one["metrics"][METRIC] for one in result["without_anchor"]["per_fold"]] == [0.5] * 6
+    assert result["metrics"]["test"][METRIC] == pytest.approx(0.7)
+    note = content[0].headline[0].note
+    assert note == "mean of 2 seed(s) on each of 3 test part(s); single models 0.600 to 0.800"
 
 
-def test_folds_keep_their_weight_in_every_resample() -> None:
-    folds = [[evaluation(0, [0.0] * 5)], [evaluation(0, [1.0] * 50, "q")]]
-    found = mean_with_intervals(folds, pooled=False)["mean"]
-    assert found.value == 0.5
-    assert found.interval == pytest.approx((0.5, 0.5))
+def difference(content: ReportContent) -> HeadlineRow:
+    (row,) = [row for row in content.headline if "difference" in row.metric]
+    return row
 
 
-def test_patients_that_occur_in_several_repeats_are_drawn_with_all_their_rows() -> None:
-    scores = np.random.default_rng(2).normal(5, 1, 50)
-    once = mean_with_intervals([[evaluation(0, scores)]], pooled=True)["mean"].interval
-    twice = mean_with_intervals([[evaluation(0, scores)], [evaluation(0, scores)]], pooled=True)["mean"].interval
-    assert once is not None
-    assert twice == pytest.approx(once)  # the second repeat adds no patient, hence no certainty
+@pytest.mark.parametrize(("direction", "expected"), [("max", 0.2), ("min", -0.2)])
+def test_the_difference_is_positive_where_ours_is_better(
+    tmp_path: Path, content: list[ReportContent], direction: Literal["max", "min"], expected: float
+) -> None:
+    run = finished_search(tmp_path)
+    experiment = run.open()
+    stored = studies(run, experiment)
+    monitor = Monitor(METRIC, direction)
+    write(run, replace(experiment, task=SimpleNamespace(monitor=monitor)), stored)
+    row = difference(content[0])
+    assert "not tuned again (positive: ours is better)" in row.metric
+    assert row.result.value == pytest.approx(expected)
+    assert row.result.interval == pytest.approx((expected, expected))
 
 
-def simulated_store(tmp_path: Path, truths: Sequence[float]) -> Cohort:
-    facts = DatasetFacts(simulated=True, facts={"oracle_outputs": {"score": "truth"}, "chance": {"mean": 0.5}})
-    with BagWriter(tmp_path / "store", num_features=2, dtype="float32", facts=facts) as writer:
-        for row in range(len(truths)):
-            writer.add(f"p{row}", np.ones((1, 2), np.float32))
-        writer.set_labels(pd.DataFrame({"slide": [f"p{row}" for row in range(len(truths))], "truth": truths}))
-    return Cohort.open(DataConfig(store=str(tmp_path / "store")), independent_bags=True)
-
-
-def test_the_truth_of_a_simulation_is_measured_on_the_test_bags_only(tmp_path: Path) -> None:
-    cohort = simulated_store(tmp_path, [0.7, 0.9, 100.0])
-    outcome = FoldOutcome(OuterFold(0, 0), None, (evaluation(0, [0.6, 0.6]),), ())  # type: ignore[arg-type]
-    experiment = SimpleNamespace(cohort=cohort)
-    assert oracle_metrics(experiment, [outcome]) == {"mean": Metric(pytest.approx(0.8))}  # type: ignore[arg-type]
+@pytest.mark.parametrize(("repeats", "which"), [(1, "seed 3"), (2, "seed 3, repeat 0")])
+def test_figures_show_one_model_per_fold_of_one_repeat_and_say_which(
+    tmp_path: Path, content: list[ReportContent], repeats: int, which: str
+) -> None:
+    run = finished_search(tmp_path, **{"protocol.repeats": repeats})
+    result = write(run, run.open())
+    assert len(result["per_fold"]) == 2 * 3 * repeats
+    assert content[0].figures == (Figure("bars", f"Scores ({which})", {"parts": 3}),)
+    drawn = "patients with their rows of all repeats" if repeats > 1 else "patients within folds"
+    assert any(f"Intervals resample {drawn}" in line for line in content[0].protocol)
