@@ -180,11 +180,11 @@ class _Figures:
         yield from versions().items()
 
     def _protocol(self) -> Iterator[str]:
-        spec, num_folds = self.experiment.spec, len(self.outcomes)
+        spec, num_folds, finished = self.experiment.spec, len(self.outcomes), self.counts().finished
         yield self.experiment.plan.describe()
         yield (
             f"Nested search: {num_folds} outer fold(s), each with a study of its own scored on inner validation bags; "
-            f"{spec.search.trials} trials per study, sampler {spec.search.sampler}"
+            f"{finished} trials counted in all, sampler {spec.search.sampler}"
             + (", ASHA stops poor trials early." if spec.search.asha else ".")
         )
         yield (
@@ -253,7 +253,10 @@ class _Figures:
         )
 
     def _trial_rows(self, study: SearchStudy) -> Iterator[TrialRow]:
+        continued = study.continued()
         for trial in study.study.trials:
+            if trial.number in continued:
+                continue
             last = max(trial.intermediate_values, default=None)
             value = trial.intermediate_values[last] if trial.value is None and last is not None else trial.value
             yield TrialRow(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from asmil.engine.protocols import Figure, Monitor, Predictions
 from asmil.experiment import Experiment
@@ -21,7 +22,7 @@ from tests.tune.finished import METRIC, finished_search, studies
 from tune.evaluation import Evaluation, FoldOutcome
 from tune.outcome import write_outcome
 from tune.rundir import OuterFold, RunDirectory
-from tune.study import SearchStudy
+from tune.study import CONTINUES, SearchStudy
 
 
 class MeanOfScores:
@@ -104,6 +105,21 @@ def test_single_models_are_listed_and_their_range_stands_beside_the_mean(
     assert result["metrics"]["test"][METRIC] == pytest.approx(0.7)
     note = content[0].headline[0].note
     assert note == "mean of 2 seed(s) on each of 3 test part(s); single models 0.600 to 0.800"
+
+
+def test_an_interrupted_trial_that_went_on_under_another_number_is_no_failure(
+    tmp_path: Path, content: list[ReportContent]
+) -> None:
+    run = finished_search(tmp_path)
+    experiment = run.open()
+    stored = studies(run, experiment)
+    first = stored[OuterFold(0, 0)].study
+    first.add_trial(create_trial(state=TrialState.FAIL))
+    first.add_trial(create_trial(state=TrialState.COMPLETE, value=0.6, user_attrs={CONTINUES: 1}))
+    result = write(run, experiment, stored)
+    assert (result["trials"]["fail"], result["trials"]["continued"], result["trials"]["complete"]) == (0, 1, 4)
+    assert [row.number for row in content[0].searches[0].trials] == [0, 2]
+    assert any("4 trials counted in all" in line for line in content[0].protocol)
 
 
 def difference(content: ReportContent) -> HeadlineRow:
