@@ -24,7 +24,7 @@ from asmil.engine.jobs import Job
 from asmil.engine.predict import predict, resolve_device
 from asmil.engine.protocols import Predictions
 from asmil.engine.records import EpochRecord
-from asmil.errors import ConfigError, run_command
+from asmil.errors import AsmilError, ConfigError, run_command
 from asmil.experiment import (
     EXPERIMENT_FILE,
     Experiment,
@@ -67,8 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     resolve_device(spec.train)
     out = _run_directory(options)
     started = time.monotonic()
-    experiment = open_experiment(spec, out)
-    run = _Run(experiment, _job(experiment, options), out, resume=options.resume, limit=options.limit)
+    try:
+        experiment = open_experiment(spec, out)
+        run = _Run(experiment, _job(experiment, options), out, resume=options.resume, limit=options.limit)
+    except AsmilError:
+        with contextlib.suppress(OSError):
+            out.rmdir()  # nothing was written into it
+        raise
     save_experiment(out, spec)
     run.announce(options.experiment)
     try:

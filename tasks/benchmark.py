@@ -184,7 +184,7 @@ class PreparedBenchmark(PreparedTask):
             return ()
         share = np.concatenate([fold.truth["label"] for fold in folds]).mean()
         data = {
-            "labels": [f"fold {number}" for number in range(1, len(folds) + 1)],
+            "labels": [f"fold {number}" for number in range(len(folds))],
             "values": [self.evaluate(fold)["accuracy"].value for fold in folds],
         }
         return (Figure("bars", f"Accuracy of each test fold (majority class: {max(share, 1 - share):.3f})", data),)

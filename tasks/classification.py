@@ -197,7 +197,7 @@ class PreparedClassification(PreparedTask):
         confusion = {"labels": list(self.classes), "counts": np.asarray(counts_CC).tolist()}
         curves = [
             curve
-            for number, fold in enumerate(predictions, start=1)
+            for number, fold in enumerate(predictions)
             for curve in self._curves(fold, f", fold {number}" if len(predictions) > 1 else "")
         ]
         return (

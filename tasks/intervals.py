@@ -47,7 +47,8 @@ def with_intervals(
         strata: Stratum of each row, such as its fold; groups are drawn within theirs.
 
     Returns:
-        The named metrics of all rows; without an interval where there is no value.
+        The named metrics of all rows; without an interval where there is no value, and with the reason `no_interval`
+        where resampling cannot tell one, as of too few groups.
     """
     seen: dict[bytes, Mapping[str, Metric]] = {}
 
@@ -60,8 +61,9 @@ def with_intervals(
     metrics = measure(np.arange(len(groups)))
     found = {}
     for name in names:
-        limits = None
+        limits, reason = None, metrics[name].reason
         if metrics[name].value is not None:
             limits = clustered_bootstrap(partial(resampled, name), groups, strata=strata)
-        found[name] = replace(metrics[name], interval=limits)
+            reason = reason or ("no_interval" if limits is None else None)
+        found[name] = replace(metrics[name], interval=limits, reason=reason)
     return found

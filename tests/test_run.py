@@ -380,14 +380,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_breakpoint_stops_in_the_training_loop(tmp_path: Path) -> None:
+def test_breakpoint_stops_in_the_training_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)  # Ray sets it in the processes it is started in
     tiny = classification(tmp_path, changes={"data.prefetch_threads": 2})
     (tmp_path / "debug.py").write_text(STOP_ONCE)
     terminal, theirs = pty.openpty()
     words = [tmp_path / "debug.py", tiny.file, "--out", tmp_path / "out", "--epochs", 1]
     try:
         with start(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
-            os.close(theirs)
             until(terminal, "(Pdb) ")
             for typed, answer in (("p 40+2", "\n42\n"), ("up", "_step("), ("p micro.bags_in_step", "\n4\n")):
                 os.write(terminal, f"{typed}\n".encode())
@@ -396,6 +396,7 @@ def test_breakpoint_stops_in_the_training_loop(tmp_path: Path) -> None:
             until(terminal, "result.json written")
             assert process.wait(timeout=60) == 0
     finally:
+        os.close(theirs)  # kept open until now: a terminal nobody has open may drop its last words
         os.close(terminal)
 
 

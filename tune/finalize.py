@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _predict(experiment, refits, run, device)
     outcomes = [_outcome(fold, study, [one for one in refits if one.fold == fold]) for fold, study in studies.items()]
     ensure_directory(out, "directory of result and report")
-    write_outcome(out, experiment, outcomes, title=run.name, refit_seconds=seconds)
+    for line in write_outcome(out, experiment, outcomes, title=run.name, refit_seconds=seconds):
+        print(line)
     print(f"report: {out / 'report.html'}")
     return 0
 

@@ -25,6 +25,7 @@ from asmil.report.content import (
     TrialRow,
 )
 from asmil.report.page import write_report
+from asmil.report.tables import format_metric
 from asmil.storage import publish_json
 from tasks.spec import Choices, Complement, ParamSpec
 from tune.evaluation import (
@@ -42,7 +43,7 @@ __all__ = ["write_outcome"]
 
 def write_outcome(
     out: Path, experiment: Experiment, outcomes: Sequence[FoldOutcome], *, title: str, refit_seconds: float
-) -> None:
+) -> list[str]:
     """Write `report.html` and, last, `result.json`: where that file is, the search is over.
 
     Args:
@@ -51,12 +52,17 @@ def write_outcome(
         outcomes: Its outer folds.
         title: What the report is about.
         refit_seconds: Wall time of the refits.
+
+    Returns:
+        The headline of the report, a line per figure.
     """
     figures = _Figures(experiment, outcomes)
     seconds = figures.seconds()
     times = {"seconds": seconds, "refit_seconds": round(refit_seconds, 1)}
-    write_report(out / "report.html", figures.report(title, seconds))
+    content = figures.report(title, seconds)
+    write_report(out / "report.html", content)
     publish_json(out / "result.json", {**figures.result(), **times})
+    return [f"{row.metric}: {format_metric(row.result)}" for row in content.headline]
 
 
 class _Figures:
@@ -199,7 +205,7 @@ class _Figures:
         )
 
     def _headline(self) -> Iterator[HeadlineRow]:
-        names = sorted(self.test, key=lambda name: name != self.metric)
+        names = sorted(self.test, key=lambda name: ("+" in name, name not in self.metric.split("+")))
         for name in names:
             yield HeadlineRow(f"{name} on test", self.test[name], tuple(self._references(name)), self._note(name))
         if self.metric in self.difference:

@@ -108,6 +108,8 @@ def _check_columns(frame: pd.DataFrame, columns: LabelColumns, source: str) -> N
             known = [str(column) for column in frame.columns]
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}"
+            if len(known) == 1 and ";" in known[0]:
+                hint = "its columns are separated by ';': save it with commas, or with tabs as .tsv"
             raise ConfigError(f"data.labels.{field}: {source} has no column {name!r}; {hint}")
     if "group" in frame.columns and columns.group != "group":
         raise ConfigError(

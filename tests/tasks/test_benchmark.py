@@ -145,5 +145,5 @@ def test_bars_show_each_fold(small: tuple[pd.DataFrame, object], predict: Predic
     (figure,) = prepared.figures(folds)
     json.dumps(figure.data, allow_nan=False)
     assert figure.kind == "bars"
-    assert figure.data == {"labels": ["fold 1", "fold 2"], "values": [1.0, 0.0]}
+    assert figure.data == {"labels": ["fold 0", "fold 1"], "values": [1.0, 0.0]}
     assert "majority class: 0.667" in figure.title

@@ -143,7 +143,7 @@ def test_figures_keep_folds_apart_where_scores_are_compared(
     roc, confusion = prepared.figures(folds)
     json.dumps([roc.data, confusion.data], allow_nan=False)
     assert [curve["name"] for curve in roc.data["curves"]] == [
-        f"{name}, fold {k}" for k in (1, 2) for name in ("x", "y", "z")
+        f"{name}, fold {k}" for k in (0, 1) for name in ("x", "y", "z")
     ]
     first = roc.data["curves"][1]
     assert first["auc"] == pytest.approx(roc_auc_score(labels["label"] == "y", folds[0].outputs["probabilities"][:, 1]))

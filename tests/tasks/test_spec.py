@@ -102,7 +102,10 @@ def test_the_survival_experiment_follows_the_published_protocol() -> None:
     glioma = load_experiment(TASKS / "tcga_survival.yaml", variant="gbmlgg")
     assert (glioma.train.epochs, glioma.train.bags_per_step) == (5, 16)
     assert glioma.data.store.endswith("/tcga_gbmlgg")
-    assert load_experiment(TASKS / "tcga_survival.yaml", variant="blca") == blca
+    bladder = load_experiment(TASKS / "tcga_survival.yaml", variant="blca")
+    assert (bladder.train, bladder.protocol, bladder.data.store) == (blca.train, blca.protocol, blca.data.store)
+    assert (blca.references, blca.task.expected_event_rate, blca.data.labels.covariates) == ((), None, ())
+    assert [(known.metric, known.value) for known in bladder.references] == [("c_index", 0.614)]
     demo = load_experiment(TASKS / "tcga_survival.yaml", demo=True)
     assert (demo.data.store, demo.protocol.scheme, demo.task.expected_event_rate) == ("builtin:cohort", "holdout", None)
     assert 12 <= demo.search.trials <= 16

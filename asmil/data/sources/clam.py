@@ -20,8 +20,8 @@ from asmil.errors import DataError
 __all__ = ["ClamHdf5"]
 
 _ASK_FOR_RESOLUTION = (
-    "CLAM feature files do not say at what resolution their tiles were cut: give --patches FOLDER (the coordinate "
-    "files) or --mpp"
+    "note: CLAM feature files do not say at what resolution their tiles were cut; to keep that with the store, give "
+    "--patches FOLDER (the coordinate files) or --mpp"
 )
 
 
