@@ -20,7 +20,7 @@ from asmil.config import differences
 from asmil.data.sealed import read_ledger
 from asmil.data.splits import InnerSplit
 from asmil.engine.events import EventLog, read_events, to_plain
-from asmil.engine.jobs import Job
+from asmil.engine.jobs import Job, list_jobs
 from asmil.engine.predict import predict, resolve_device
 from asmil.engine.protocols import Predictions
 from asmil.engine.records import EpochRecord
@@ -151,7 +151,8 @@ def _job(experiment: Experiment, options: argparse.Namespace) -> Job:
     folds = experiment.plan.folds
     if not 0 <= options.fold < folds:
         raise ConfigError(f"--fold: got {options.fold}; this experiment has {folds} folds, 0 to {folds - 1}")
-    return Job(0, options.fold, experiment.spec.train.seed)
+    (job,) = list_jobs([(0, options.fold)], seeds=1, first_seed=experiment.spec.train.seed)
+    return job
 
 
 class _Run:

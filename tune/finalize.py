@@ -24,7 +24,7 @@ import torch
 
 from asmil.data.cohort import Cohort
 from asmil.data.splits import DevelopmentSplit
-from asmil.engine.jobs import Job
+from asmil.engine.jobs import Job, list_jobs
 from asmil.engine.predict import resolve_device
 from asmil.errors import ConfigError, TrainingError, run_command
 from asmil.experiment import Experiment, load_model, predict_test, refit, save_model
@@ -117,14 +117,14 @@ def _plan_refits(experiment: Experiment, fold: OuterFold, study: SearchStudy, ru
     assert best is not None, "a study without a complete trial cannot be closed"
     chosen = spec.override(best.user_attrs[OVERRIDES], f"trial {best.number} of {fold.name}")
     development = experiment.plan.development(fold.repeat, fold.fold)
+    jobs = list_jobs([(fold.repeat, fold.fold)], seeds=spec.search.refit_seeds, first_seed=spec.train.seed)
     specs = {BEST: chosen}
     if chosen.model.anchor is not None:
         specs[WITHOUT_ANCHOR] = _without_anchor(chosen)
     return [
         _Refit(variant, fold, development, job, one.tree(), run.model(variant, job).absolute())
         for variant, one in specs.items()
-        for seed in range(spec.search.refit_seeds)
-        for job in [Job(fold.repeat, fold.fold, spec.train.seed + seed)]
+        for job in jobs
     ]
 
 

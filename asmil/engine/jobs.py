@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["Job", "list_jobs"]
@@ -27,27 +28,19 @@ class Job:
         return f"repeat{self.repeat}-fold{self.fold}-seed{self.seed}"
 
 
-def list_jobs(*, repeats: int, folds: int, seeds: int, first_seed: int = 0, fold: int | None = None) -> list[Job]:
-    """All jobs, seed fastest, then fold, then repeat.
+def list_jobs(folds: Sequence[tuple[int, int]], *, seeds: int, first_seed: int = 0) -> list[Job]:
+    """The trainings of some outer folds, seed fastest.
 
     Args:
-        repeats: Repetitions of the split.
-        folds: Outer folds of each.
+        folds: Repeat and outer fold of each.
         seeds: Trainings per fold, with seeds first_seed, first_seed + 1, ...
         first_seed: The first of them.
-        fold: Restrict to this outer fold.
 
     Returns:
         The jobs in a fixed order.
 
     Example:
-        >>> [job.name for job in list_jobs(repeats=1, folds=2, seeds=1)]
+        >>> [job.name for job in list_jobs([(0, 0), (0, 1)], seeds=1)]
         ['repeat0-fold0-seed0', 'repeat0-fold1-seed0']
     """
-    chosen = range(folds) if fold is None else [fold]
-    return [
-        Job(repeat, index, first_seed + offset)
-        for repeat in range(repeats)
-        for index in chosen
-        for offset in range(seeds)
-    ]
+    return [Job(repeat, fold, first_seed + offset) for repeat, fold in folds for offset in range(seeds)]
