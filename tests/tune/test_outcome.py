@@ -137,7 +137,8 @@ def test_the_difference_is_positive_where_ours_is_better(
     monitor = Monitor(METRIC, direction)
     write(run, replace(experiment, task=SimpleNamespace(monitor=monitor)), stored)
     row = difference(content[0])
-    assert "not tuned again (positive: ours is better)" in row.metric
+    assert row.note is not None
+    assert "not tuned again; positive: ours is better" in row.note
     assert row.result.value == pytest.approx(expected)
     assert row.result.interval == pytest.approx((expected, expected))
 
