@@ -17,7 +17,7 @@ from pathlib import Path
 from asmil.data.digits import write_digits
 from asmil.data.schema import DATASET_FILE
 from asmil.data.simulated import write_cohort
-from asmil.errors import ConfigError, DataError
+from asmil.errors import ConfigError, DataError, EnvironmentProblem
 from asmil.storage import disk_problems, ensure_directory
 
 __all__ = ["BUILTIN", "resolve_store"]
@@ -74,7 +74,7 @@ def _build(name: str, place: Path) -> None:
         try:
             with disk_problems(place, "be put in place"):
                 built.rename(place)
-        except Exception:
+        except EnvironmentProblem:
             if not _is_store(place):
                 raise
             _log.info("%s%s: built by another process meanwhile, at %s", PREFIX, name, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -57,8 +58,10 @@ def test_another_experiment_is_refused_with_the_difference(tmp_path: Path, other
 
 def test_identities_survive_the_journal_whatever_they_hold(tmp_path: Path) -> None:
     identity = Identity({"a": {"b": (1, 2)}, "c": None, "d": [], "e": {}}, "d", "s", "l1")
-    open_study(tmp_path, identity=identity)
-    open_study(tmp_path, identity=identity)
+    first = open_study(tmp_path, identity=identity)
+    assert open_study(tmp_path, identity=identity).name == first.name
+    with pytest.raises(ConfigError, match=r"a\.b"):
+        open_study(tmp_path, identity=replace(identity, settings={**identity.settings, "a": {"b": (1, 3)}}))
 
 
 def test_trials_of_a_dead_driver_fail_and_are_proposed_again(tmp_path: Path) -> None:

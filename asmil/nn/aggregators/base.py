@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -66,19 +67,19 @@ class Readout:
     penalties: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class ScorePath(nn.Module):
+class ScorePath(nn.Module, ABC):
     """Everything that turns features into attention scores. An anchor is a frozen EMA copy of exactly this."""
 
+    @abstractmethod
     def encode(self, batch: BagBatch) -> Encoded:
         """Encode the instances of a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, encoded: Encoded) -> Tensor:
         """Attention scores before normalization, float32 [M, K], column k = head * T + token."""
-        raise NotImplementedError
 
 
-class Aggregator(nn.Module):
+class Aggregator(nn.Module, ABC):
     """Base class of all aggregators.
 
     Attributes:
@@ -99,9 +100,9 @@ class Aggregator(nn.Module):
         """Trained numbers worth a place in the log of every epoch, by name."""
         return {}
 
+    @abstractmethod
     def pool(self, encoded: Encoded, weights_MK: Tensor, batch: BagBatch) -> Readout:
         """Read the outputs of each bag from the encoded instances and their weights."""
-        raise NotImplementedError
 
 
 def uniform_per_bag(batch: BagBatch, count: int, device: torch.device) -> Tensor:
