@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from asmil.data.schema import COORD_DTYPES, FEATURE_DTYPES, CoordDtype, FeatureDtype
 from asmil.errors import DataError
 
-__all__ = ["coord_dtype_of", "stored_coords", "stored_features", "stored_instance_labels"]
+__all__ = ["HasDtype", "coord_dtype_of", "stored_coords", "stored_features", "stored_instance_labels"]
+
+
+class HasDtype(Protocol):
+    """A numpy array, or a dataset that is still in its file."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its numpy dtype."""
+        ...
+
 
 _BITS: dict[FeatureDtype, np.dtype[Any]] = {
     "float16": np.dtype("<u2"),
@@ -51,13 +60,18 @@ def stored_features(slide_id: str, features_ND: np.ndarray, num_features: int, d
 
 
 def _rounded(features_ND: np.ndarray, dtype: FeatureDtype) -> np.ndarray:
-    if dtype == "bfloat16":
-        with np.errstate(over="ignore"):
-            wide_ND = np.array(features_ND, dtype=np.float32, order="C")
-        bits_ND: np.ndarray = torch.from_numpy(wide_ND).to(torch.bfloat16).view(torch.uint16).numpy()
-        return bits_ND
     with np.errstate(over="ignore"):
+        if dtype == "bfloat16":
+            return _bfloat16_bits(np.ascontiguousarray(features_ND, dtype=np.float32))
         return np.ascontiguousarray(features_ND, dtype=FEATURE_DTYPES[dtype].numpy)
+
+
+def _bfloat16_bits(values_ND: np.ndarray) -> np.ndarray:
+    """Round to nearest, ties to even: the upper half of the float32 after adding just under half of the lower one."""
+    bits_ND = values_ND.view(np.uint32)
+    rounded_ND = bits_ND + (0x7FFF + ((bits_ND >> 16) & 1))
+    kept_ND = np.where(np.isnan(values_ND), bits_ND | 0x0040_0000, rounded_ND)  # rounding could turn NaN into 0
+    return (kept_ND >> 16).astype(np.uint16)
 
 
 def _check_finite(slide_id: str, source_ND: np.ndarray, stored_ND: np.ndarray, dtype: FeatureDtype) -> None:
@@ -71,16 +85,16 @@ def _check_finite(slide_id: str, source_ND: np.ndarray, stored_ND: np.ndarray, d
         num_not_finite = int((~np.isfinite(source_ND)).sum())
     num_overflow = int(bad_ND.sum()) - num_not_finite
     first_row = int(np.argmax(bad_ND.any(axis=1)))
-    largest = float(torch.finfo(FEATURE_DTYPES[dtype].torch).max)
+    largest = FEATURE_DTYPES[dtype].largest
     raise DataError(
         f"slide {slide_id!r}: {num_not_finite} feature values are NaN or infinite and {num_overflow} exceed the "
         f"{dtype} range of ±{largest:g}, first in row {first_row}; extract the slide again, or use a wider dtype"
     )
 
 
-def coord_dtype_of(coords_N2: np.ndarray) -> CoordDtype:
+def coord_dtype_of(coords: HasDtype) -> CoordDtype:
     """The dtype that coordinates are stored in: whole numbers as int32, others as float32."""
-    return "int32" if np.issubdtype(coords_N2.dtype, np.integer) else "float32"
+    return "int32" if np.issubdtype(coords.dtype, np.integer) else "float32"
 
 
 def stored_coords(slide_id: str, coords_N2: np.ndarray, num_instances: int, dtype: CoordDtype) -> np.ndarray:

@@ -7,7 +7,6 @@ mixed silently: one store has one source format, one encoder and one resolution.
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from asmil import __version__
 from asmil.data.config import LabelColumns
 from asmil.data.labels import first_of, normalise_labels, read_label_table
 from asmil.data.schema import DatasetFacts, DatasetInfo, FeatureDtype
-from asmil.data.sources import Detected, Reading, ReadOptions, SourceFormat, detect, find_files
+from asmil.data.sources import Detected, ReadOptions, Source, SourceFormat, detect, find_files
 from asmil.data.store import BagStore
 from asmil.data.writer import BagWriter
 from asmil.errors import DataError, run_command
@@ -73,16 +72,16 @@ def pack(
     source_format = _only_format(detected)
     for line in _detection_lines(detected, found.ignored):
         say(line)
-    readings = [source_format.read(item.path, options.read) for item in detected]
-    for note in dict.fromkeys(note for reading in readings for note in reading.notes):
+    opened = [source_format.open(item.path, options.read) for item in detected]
+    for note in dict.fromkeys(note for source in opened for note in source.notes):
         say(note)
-    no_tissue = tuple(slide_id for reading in readings for slide_id in reading.no_tissue)
+    no_tissue = tuple(slide_id for source in opened for slide_id in source.no_tissue)
     if no_tissue:
         say(f"no tissue, left out: {first_of(no_tissue, limit=20)}")
     table = None if options.labels is None else _label_table(options.labels, options.columns)
-    facts = _merge_facts([item.path for item in detected], readings, options.facts)
+    facts = _merge_facts([item.path for item in detected], opened, options.facts)
     facts = facts.model_copy(update={"provenance": _provenance(detected, sources, no_tissue)})
-    _write(out, readings, facts, options.dtype or source_format.dtype, _Labels(table, options, no_tissue, say))
+    _write(out, opened, facts, options.dtype or source_format.dtype, _Labels(table, options, no_tissue, say))
     info = BagStore.open(str(out)).info
     say(
         f"wrote {out}: {info.num_bags} bags, {info.num_instances} instances x {info.num_features} {info.dtype}, "
@@ -113,13 +112,13 @@ def _detection_lines(detected: Sequence[Detected], ignored: Sequence[Path]) -> l
     return lines
 
 
-def _merge_facts(paths: Sequence[Path], readings: Sequence[Reading], given: Mapping[str, Any]) -> DatasetFacts:
+def _merge_facts(paths: Sequence[Path], opened: Sequence[Source], given: Mapping[str, Any]) -> DatasetFacts:
     """The facts of all files; a value that is known twice must be the same."""
     merged: dict[str, tuple[Any, str]] = {
         name: (value, f"--{name.replace('_', '-')}") for name, value in given.items() if value is not None
     }
-    for path, reading in zip(paths, readings, strict=True):
-        stated = {name: getattr(reading.facts, name) for name in _FACT_FIELDS} | reading.facts.facts
+    for path, item in zip(paths, opened, strict=True):
+        stated = {name: getattr(item.facts, name) for name in _FACT_FIELDS} | item.facts.facts
         for name, value in stated.items():
             if value is None:
                 continue
@@ -145,17 +144,22 @@ def _provenance(detected: Sequence[Detected], sources: Sequence[Path], no_tissue
     }
 
 
-def _write(out: Path, readings: Sequence[Reading], facts: DatasetFacts, dtype: FeatureDtype, labels: _Labels) -> None:
-    bags = itertools.chain.from_iterable(reading.bags for reading in readings)
-    first = next(bags, None)
-    if first is None:
+def _write(out: Path, opened: Sequence[Source], facts: DatasetFacts, dtype: FeatureDtype, labels: _Labels) -> None:
+    headers = [header for source in opened for header in source.slides]
+    if not headers:
         raise DataError(f"{out}: none of the sources holds a slide with tissue; there is nothing to convert")
-    rows = []
-    with BagWriter(out, num_features=first.features_ND.shape[1], dtype=dtype, facts=facts) as writer:
-        for bag in itertools.chain((first,), bags):
-            writer.add(bag.bag_id, bag.features_ND, coords_N2=bag.coords_N2)
-            rows.append({"slide": bag.bag_id, **bag.labels})
-        frame = labels.of_store(rows)
+    with BagWriter(out, num_features=headers[0].num_features, dtype=dtype, facts=facts) as writer:
+        for source in opened:
+            for header in source.slides:
+                bag = source.read(header.slide_id)
+                writer.add(
+                    header.slide_id,
+                    bag.features_ND,
+                    coords_N2=bag.coords_N2,
+                    instance_labels_N=bag.instance_labels_N,
+                )
+        carried = {slide_id: row for source in opened for slide_id, row in source.labels.items()}
+        frame = labels.of_store([{"slide": header.slide_id, **carried.get(header.slide_id, {})} for header in headers])
         if frame is not None:
             writer.set_labels(frame)
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
 from pydantic import Field
 
 from asmil.config import StrictModel
@@ -57,20 +56,23 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 @dataclass(frozen=True)
 class StoredDtype:
-    """How one declared dtype looks to Arrow, numpy and torch; bfloat16 lies in the shards as its bit pattern."""
+    """How one declared dtype looks to Arrow and numpy; bfloat16 lies in the shards as its bit pattern.
+
+    Torch's counterparts are in `asmil.data.store`: the processes that convert foreign files do without torch.
+    """
 
     arrow: pa.DataType
     numpy: np.dtype[Any]
-    torch: torch.dtype
+    largest: float  # greatest finite value
 
 
 FEATURE_DTYPES: dict[str, StoredDtype] = {
-    "float16": StoredDtype(pa.float16(), np.dtype("<f2"), torch.float16),
-    "float32": StoredDtype(pa.float32(), np.dtype("<f4"), torch.float32),
-    "bfloat16": StoredDtype(pa.uint16(), np.dtype("<u2"), torch.bfloat16),
+    "float16": StoredDtype(pa.float16(), np.dtype("<f2"), 65504.0),
+    "float32": StoredDtype(pa.float32(), np.dtype("<f4"), float(np.finfo(np.float32).max)),
+    "bfloat16": StoredDtype(pa.uint16(), np.dtype("<u2"), 255 * 2.0**120),
 }
 COORD_DTYPES: dict[str, StoredDtype] = {
-    "int32": StoredDtype(pa.int32(), np.dtype("<i4"), torch.int32),
+    "int32": StoredDtype(pa.int32(), np.dtype("<i4"), 2.0**31 - 1),
     "float32": FEATURE_DTYPES["float32"],
 }
 

@@ -19,9 +19,7 @@ from torch import Tensor
 from asmil.bags import Bag
 from asmil.data.index import BagIndex, IndexRow
 from asmil.data.schema import (
-    COORD_DTYPES,
     DATASET_FILE,
-    FEATURE_DTYPES,
     INDEX_FILE,
     LABELS_FILE,
     DatasetInfo,
@@ -31,6 +29,13 @@ from asmil.errors import DataError, IntegrityError
 from asmil.storage import RangeReader, open_fs
 
 __all__ = ["BagStore", "PackedSlides"]
+
+_TORCH_DTYPES = {
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "int32": torch.int32,
+}
 
 HOW_TO_MAKE = "make one with `python -m asmil.data.pack SOURCE --out STORE`, or try a built-in data set with `--demo`"
 
@@ -68,7 +73,6 @@ class BagStore:
         self.index = index
         self._is_restricted = is_restricted
         self._files = RangeReader(root)
-        self._feature_dtype = FEATURE_DTYPES[info.dtype]
 
     @classmethod
     def open(cls, uri: str) -> BagStore:
@@ -123,8 +127,8 @@ class BagStore:
         for row in rows:
             starts.append(starts[-1] + row.n)
         info, total = self.info, starts[-1]
-        features_MD = torch.empty((total, info.num_features), dtype=self._feature_dtype.torch)
-        coords_M2 = torch.empty((total, 2), dtype=COORD_DTYPES[info.coord_dtype].torch) if info.coord_dtype else None
+        features_MD = torch.empty((total, info.num_features), dtype=_TORCH_DTYPES[info.dtype])
+        coords_M2 = torch.empty((total, 2), dtype=_TORCH_DTYPES[info.coord_dtype]) if info.coord_dtype else None
         labels_M = torch.empty(total, dtype=torch.int8) if info.has_instance_labels else None
         features, coords, labels = _bytes_of(features_MD), _bytes_of(coords_M2), _bytes_of(labels_M)
         done_feat = done_coord = done_label = 0

@@ -15,7 +15,7 @@ import pytest
 from asmil.data.cohort import Cohort
 from asmil.data.config import DataConfig, LabelColumns
 from asmil.data.pack import PackOptions, main, pack
-from asmil.data.sources import ReadOptions, detect
+from asmil.data.sources import ReadOptions
 from asmil.data.store import BagStore
 from asmil.errors import DataError
 from tests.data.foreign import (
@@ -28,6 +28,7 @@ from tests.data.foreign import (
     write_clam_patches,
     write_trident,
 )
+from tests.data.reading import read
 
 
 @pytest.fixture
@@ -155,8 +156,8 @@ def test_real_classic_set_packs_to_equal_values_and_matches_its_folds(
 ) -> None:
     path = shared / "data/classic_mil" / file_name
     store, _ = packed([path], tmp_path / "store")
-    found = detect(path)
-    for bag in found.format.read(path, ReadOptions()).bags:
+    _, _, bags = read(path)
+    for bag in bags:
         stored_ND = store.read(bag.bag_id).features_ND.numpy()
         np.testing.assert_array_equal(stored_ND, bag.features_ND.astype(np.float32))
     folds = json.loads((shared / f"data/classic_mil/folds/{file_name.split('_')[0]}_seed0.json").read_text())

@@ -11,17 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asmil.data.sources import Reading, ReadOptions, SourceBag, detect
+from asmil.data.sources import detect
 from asmil.errors import DataError
 from tests.data.foreign import ClassicSet, classic_set, svm_lines, uci_lines, write_prtools
+from tests.data.reading import ReadBag, read
 
 NUMBERED = ("0", "1", "2")
-
-
-def read(path: Path, **options: bool) -> tuple[str, Reading, list[SourceBag]]:
-    found = detect(path)
-    reading = found.format.read(path, ReadOptions(**options))
-    return found.format.name, reading, list(reading.bags)
 
 
 def write_text(path: Path, lines: Sequence[str], end: str = "\n") -> Path:
@@ -29,7 +24,7 @@ def write_text(path: Path, lines: Sequence[str], end: str = "\n") -> Path:
     return path
 
 
-def assert_holds(bags: Sequence[SourceBag], data: ClassicSet, names: Sequence[str]) -> None:
+def assert_holds(bags: Sequence[ReadBag], data: ClassicSet, names: Sequence[str]) -> None:
     assert [bag.bag_id for bag in bags] == list(names)
     assert [bag.labels for bag in bags] == [{"label": label} for label in data.labels]
     for bag, expected_ND in zip(bags, data.bags, strict=True):

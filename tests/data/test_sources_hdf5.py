@@ -9,17 +9,12 @@ import h5py
 import numpy as np
 import pytest
 
-from asmil.data.sources import FORMATS, Reading, ReadOptions, SourceBag, detect, find_files
+from asmil.data.sources import FORMATS, detect, find_files
 from asmil.errors import DataError
 from tests.data.foreign import tiles, write_acmil, write_clam, write_clam_patches, write_trident
+from tests.data.reading import read
 
 FEATURES_ND, COORDS_N2 = tiles(40)
-
-
-def read(path: Path, patches: Path | None = None) -> tuple[str, Reading, list[SourceBag]]:
-    found = detect(path)
-    reading = found.format.read(path, ReadOptions(patches=patches))
-    return found.format.name, reading, list(reading.bags)
 
 
 # --- CLAM ---
@@ -40,7 +35,7 @@ def test_clam_patch_size_comes_from_the_coordinate_file_and_is_measured_at_its_l
     (tmp_path / "patches").mkdir()
     write_clam(tmp_path / "slide_1.h5", FEATURES_ND, COORDS_N2)
     write_clam_patches(tmp_path / "patches/slide_1.h5", COORDS_N2, patch_size=256, patch_level=1)
-    _, reading, bags = read(tmp_path / "slide_1.h5", tmp_path / "patches")
+    _, reading, bags = read(tmp_path / "slide_1.h5", patches=tmp_path / "patches")
     assert (reading.facts.tile_size, reading.facts.facts) == (256, {"patch_level": 1})
     assert reading.notes == ()
     assert len(bags) == 1
@@ -50,10 +45,10 @@ def test_clam_coordinate_file_of_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "patches").mkdir()
     write_clam(tmp_path / "slide_1.h5", FEATURES_ND, COORDS_N2)
     with pytest.raises(DataError, match=r"patches/slide_1\.h5: no such file"):
-        read(tmp_path / "slide_1.h5", tmp_path / "patches")
+        read(tmp_path / "slide_1.h5", patches=tmp_path / "patches")
     write_clam_patches(tmp_path / "patches/slide_1.h5", COORDS_N2[::-1])
     with pytest.raises(DataError, match=r"its coordinates are not those of .*slide_1\.h5"):
-        read(tmp_path / "slide_1.h5", tmp_path / "patches")
+        read(tmp_path / "slide_1.h5", patches=tmp_path / "patches")
 
 
 # --- TRIDENT ---

@@ -6,15 +6,15 @@ business. The files say nothing about what their coordinates mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import h5py
 
 from asmil.data.schema import FeatureDtype
-from asmil.data.sources.base import Reading, ReadOptions, SourceBag
+from asmil.data.sources.base import ReadOptions, SlideHeader, Source, SourceBag, UnitKind
 from asmil.data.sources.hdf5 import attributes, group_at, is_hdf5, numeric_dataset, open_hdf5
-from asmil.data.sources.tiles import describe, read_tiles
+from asmil.data.sources.tiles import describe, tile_datasets
 from asmil.errors import DataError
 
 __all__ = ["AcmilHdf5"]
@@ -26,6 +26,8 @@ class AcmilHdf5:
     name = "acmil-h5"
     layout = "ACMIL .h5 of all slides: one group per slide with feat [N, D], coords [N, 2], attribute label"
     dtype: FeatureDtype = "float16"
+    unit: UnitKind = "file"
+    sidecars: tuple[str, ...] = ()
 
     def detect(self, path: Path) -> str | None:
         """Groups at the root, the first of them with `feat` and `coords`."""
@@ -40,31 +42,35 @@ class AcmilHdf5:
             found = describe(numeric_dataset(first, "feat", path), numeric_dataset(first, "coords", path))
             return f"HDF5 with {len(file)} groups, the first ({first.name}) with {found}"
 
-    def read(self, path: Path, options: ReadOptions) -> Reading:
+    def open(self, path: Path, options: ReadOptions) -> Source:
         """One bag per group that has instances, in the order of the names."""
-        slide_ids: list[str] = []
+        slides: list[SlideHeader] = []
         no_tissue: list[str] = []
+        labels: dict[str, dict[str, int]] = {}
         with open_hdf5(path) as file:
             for name in sorted(file):
                 group = group_at(file, name, path)
                 if group is None or not {"feat", "coords"} <= set(group):
                     raise DataError(f"{path}: /{name} has no feat and coords; expected both in every slide's group")
-                num_rows = numeric_dataset(group, "feat", path).shape[:1]
-                (no_tissue if num_rows == (0,) else slide_ids).append(name)
-        return Reading(_bags(path, slide_ids), no_tissue=tuple(no_tissue))
+                if numeric_dataset(group, "feat", path).shape[:1] == (0,):
+                    no_tissue.append(name)
+                    continue
+                slides.append(tile_datasets(group, "feat", path).header(name))
+                labels |= _label(group, name, path)
+        return Source(tuple(slides), partial(_read, path), no_tissue=tuple(no_tissue), labels=labels)
 
 
-def _bags(path: Path, slide_ids: list[str]) -> Iterator[SourceBag]:
+def _read(path: Path, slide_id: str) -> SourceBag:
     with open_hdf5(path) as file:
-        for slide_id in slide_ids:
-            group = file[slide_id]
-            yield SourceBag(slide_id, *read_tiles(group, "feat", path), _label(group, path))
+        group = group_at(file, slide_id, path)
+        assert group is not None, "open() has seen it"
+        return tile_datasets(group, "feat", path).read()
 
 
-def _label(group: h5py.Group, path: Path) -> dict[str, int]:
+def _label(group: h5py.Group, slide_id: str, path: Path) -> dict[str, dict[str, int]]:
     value = attributes(group).get("label")
     if value is None:
         return {}
     if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
         raise DataError(f"{path}: attribute label of {group.name} is {value!r}, expected an integer")
-    return {"label": int(value)}
+    return {slide_id: {"label": int(value)}}

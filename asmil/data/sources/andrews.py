@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from asmil.data.schema import FeatureDtype
-from asmil.data.sources.base import Reading, ReadOptions
-from asmil.data.sources.classic import InstanceTable, check_numbering, read_classic
+from asmil.data.sources.base import ReadOptions, Source, UnitKind
+from asmil.data.sources.classic import InstanceTable, check_numbering, open_classic
 from asmil.data.sources.text import first_lines, numbered_lines
 from asmil.errors import DataError
 
@@ -31,6 +31,8 @@ class AndrewsSvm:
     name = "andrews-svm"
     layout = "Andrews .svm text: '<instances> <features>', then '<instance>:<bag>:<label> <index>:<value> …' per line"
     dtype: FeatureDtype = "float32"
+    unit: UnitKind = "file"
+    sidecars: tuple[str, ...] = ()
 
     def detect(self, path: Path) -> str | None:
         """A line of two counts, or none, before lines that begin with three integers joined by colons."""
@@ -42,7 +44,7 @@ class AndrewsSvm:
         declared = f"count line '{lines[0].strip()}'" if counts else "no count line"
         return f"{declared}, then lines '{instances[0].split()[0]} <index>:<value> …' (instance:bag:label)"
 
-    def read(self, path: Path, options: ReadOptions) -> Reading:
+    def open(self, path: Path, options: ReadOptions) -> Source:
         """One bag per bag number; its id is the number as text."""
         lines = list(numbered_lines(path))
         counts = _COUNT_LINE.fullmatch(lines[0][1])
@@ -60,7 +62,7 @@ class AndrewsSvm:
             labels_N=np.array([int(label == 1) for _, label, _ in parsed]),
             features_ND=_place(path, body, [values for _, _, values in parsed], num_features),
         )
-        return read_classic(path, table, options, notes)
+        return open_classic(path, table, options, notes)
 
 
 def _parse_line(path: Path, position: int, number: int, line: str) -> tuple[int, int, dict[int, float]]:

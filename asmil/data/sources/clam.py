@@ -6,15 +6,15 @@ Patch size and level are known only to the coordinate files (`patches/<slide>.h5
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from asmil.data.schema import DatasetFacts, FeatureDtype
-from asmil.data.sources.base import Reading, ReadOptions, SourceBag
+from asmil.data.sources.base import ReadOptions, Source, SourceBag, UnitKind
 from asmil.data.sources.hdf5 import attribute_number, attributes, is_hdf5, numeric_dataset, open_hdf5, read_all
-from asmil.data.sources.tiles import describe, read_tiles, slide_id_of
+from asmil.data.sources.tiles import describe, slide_id_of, tile_datasets
 from asmil.errors import DataError
 
 __all__ = ["ClamHdf5"]
@@ -31,6 +31,8 @@ class ClamHdf5:
     name = "clam-h5"
     layout = "CLAM .h5 per slide: features [N, D] and coords [N, 2], no attributes"
     dtype: FeatureDtype = "float16"
+    unit: UnitKind = "file"
+    sidecars: tuple[str, ...] = ()
 
     def detect(self, path: Path) -> str | None:
         """Keys `features` of rank 2 and `coords`, neither with an attribute."""
@@ -44,25 +46,28 @@ class ClamHdf5:
                 return None
             return f"HDF5 with {describe(features, coords)} and no attributes"
 
-    def read(self, path: Path, options: ReadOptions) -> Reading:
+    def open(self, path: Path, options: ReadOptions) -> Source:
         """The slide of the file name, with the facts of its coordinate file if that folder is given."""
         slide_id = slide_id_of(path)
+        with open_hdf5(path) as file:
+            slides = (tile_datasets(file, "features", path).header(slide_id),)
         facts = DatasetFacts(coord_unit="level0_px", coord_origin="top_left")
         if options.patches is None:
-            return Reading(_bags(path, slide_id, None), facts, notes=(_ASK_FOR_RESOLUTION,))
+            return Source(slides, partial(_read, path, None), facts, notes=(_ASK_FOR_RESOLUTION,))
         patch_file = options.patches / f"{slide_id}.h5"
-        return Reading(_bags(path, slide_id, patch_file), facts.model_copy(update=_patch_facts(patch_file)))
+        facts = facts.model_copy(update=_patch_facts(patch_file))
+        return Source(slides, partial(_read, path, patch_file), facts)
 
 
-def _bags(path: Path, slide_id: str, patch_file: Path | None) -> Iterator[SourceBag]:
+def _read(path: Path, patch_file: Path | None, slide_id: str) -> SourceBag:
     with open_hdf5(path) as file:
-        features_ND, coords_N2 = read_tiles(file, "features", path)
-    if patch_file is not None:
+        bag = tile_datasets(file, "features", path).read()
+    if patch_file is not None and bag.coords_N2 is not None:
         with open_hdf5(patch_file) as file:
             patch_coords_N2 = read_all(numeric_dataset(file, "coords", patch_file))
-        if not np.array_equal(patch_coords_N2, coords_N2):
+        if not np.array_equal(patch_coords_N2, bag.coords_N2):
             raise DataError(f"{patch_file}: its coordinates are not those of {path}; it belongs to another run of CLAM")
-    yield SourceBag(slide_id, features_ND, coords_N2)
+    return bag
 
 
 def _patch_facts(patch_file: Path) -> dict[str, object]:

@@ -6,17 +6,19 @@ label appended as a feature column, or under another set's name; each of these i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from asmil.data.sources.base import Reading, ReadOptions, SourceBag
+from asmil.data.sources.base import ReadOptions, SlideHeader, Source, SourceBag
 from asmil.errors import DataError
 
-__all__ = ["InstanceTable", "check_numbering", "read_classic"]
+__all__ = ["InstanceTable", "check_numbering", "open_classic"]
 
 
 class _Shape(NamedTuple):
@@ -51,7 +53,7 @@ class InstanceTable:
     features_ND: np.ndarray
 
 
-def read_classic(path: Path, table: InstanceTable, options: ReadOptions, notes: Sequence[str] = ()) -> Reading:
+def open_classic(path: Path, table: InstanceTable, options: ReadOptions, notes: Sequence[str] = ()) -> Source:
     """Check a table of instances and cut it into bags, in file order.
 
     Args:
@@ -73,7 +75,14 @@ def read_classic(path: Path, table: InstanceTable, options: ReadOptions, notes: 
     _check_constant_labels(path, table, starts)
     table, column_note = _without_label_column(path, table, options)
     shape_note = _recognise(path, table, starts)
-    return Reading(_bags(table, starts), notes=(*notes, *column_note, shape_note))
+    spans = dict(zip((table.bag_ids[row] for row in starts), pairwise([*starts, len(table.bag_ids)]), strict=True))
+    width = table.features_ND.shape[1]
+    return Source(
+        slides=tuple(SlideHeader(bag_id, stop - start, width) for bag_id, (start, stop) in spans.items()),
+        read=partial(_read, table, spans),
+        labels={bag_id: {"label": int(table.labels_N[start])} for bag_id, (start, _) in spans.items()},
+        notes=(*notes, *column_note, shape_note),
+    )
 
 
 def check_numbering(path: Path, bags: Sequence[int], *, first: int) -> None:
@@ -173,10 +182,5 @@ def _recognise(path: Path, table: InstanceTable, starts: list[int]) -> str:
     return f"content is none of {', '.join(_KNOWN_SETS)}: {counts}"
 
 
-def _bags(table: InstanceTable, starts: list[int]) -> Iterator[SourceBag]:
-    for start, stop in zip(starts, [*starts[1:], len(table.bag_ids)], strict=True):
-        yield SourceBag(
-            bag_id=table.bag_ids[start],
-            features_ND=table.features_ND[start:stop],
-            labels={"label": int(table.labels_N[start])},
-        )
+def _read(table: InstanceTable, spans: Mapping[str, tuple[int, int]], bag_id: str) -> SourceBag:
+    return SourceBag(table.features_ND[slice(*spans[bag_id])])

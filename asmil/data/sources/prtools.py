@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 
 from asmil.data.schema import FeatureDtype
-from asmil.data.sources.base import Reading, ReadOptions
-from asmil.data.sources.classic import InstanceTable, check_numbering, read_classic
+from asmil.data.sources.base import ReadOptions, Source, UnitKind
+from asmil.data.sources.classic import InstanceTable, check_numbering, open_classic
 from asmil.errors import DataError
 
 __all__ = ["PrtoolsMat"]
@@ -31,9 +30,13 @@ class PrtoolsMat:
     name = "prtools-mat"
     layout = "PRTools .mat: MATLAB v5 struct x with data, nlab, lablist, ident.milbag"
     dtype: FeatureDtype = "float32"
+    unit: UnitKind = "file"
+    sidecars: tuple[str, ...] = ()
 
     def detect(self, path: Path) -> str | None:
         """A MATLAB v5 file whose variable `x` is a 1x1 struct or object."""
+        import scipy.io
+
         with path.open("rb") as stream:
             if stream.read(len(_MAGIC)) != _MAGIC:
                 return None
@@ -46,7 +49,7 @@ class PrtoolsMat:
             return None
         return f"MATLAB v5 file with a 1x1 {kind} x"
 
-    def read(self, path: Path, options: ReadOptions) -> Reading:
+    def open(self, path: Path, options: ReadOptions) -> Source:
         """One bag per `milbag`; numbered bags get ids from 0, as in the `.svm` copies of the same sets."""
         struct = _load(path)
         features_ND = np.asarray(struct["data"], dtype=np.float64)
@@ -59,10 +62,12 @@ class PrtoolsMat:
             )
         title = str(np.asarray(struct["name"]).ravel()[0]) if "name" in struct and np.size(struct["name"]) else ""
         named = (f"the file calls itself {title!r}",) if title else ()
-        return read_classic(path, InstanceTable(bag_ids, labels_N, features_ND), options, (*named, *notes))
+        return open_classic(path, InstanceTable(bag_ids, labels_N, features_ND), options, (*named, *notes))
 
 
 def _load(path: Path) -> dict[str, Any]:
+    import scipy.io
+
     if path.stat().st_size > MAX_FILE_BYTES:
         raise DataError(f"{path}: {path.stat().st_size} bytes; PRTools copies of the classic sets hold a few MB")
     try:

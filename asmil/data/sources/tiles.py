@@ -1,16 +1,18 @@
-"""What CLAM, TRIDENT and ACMIL files share: a feature matrix and a coordinate matrix with one row per tile."""
+"""What the per-tile formats share: a feature matrix and a coordinate matrix with one row per tile."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
-import numpy as np
 
+from asmil.data.arrays import coord_dtype_of
+from asmil.data.sources.base import SlideHeader, SourceBag
 from asmil.data.sources.hdf5 import numeric_dataset, read_all
 from asmil.errors import DataError
 
-__all__ = ["FILE_SUFFIXES", "describe", "read_tiles", "slide_id_of"]
+__all__ = ["FILE_SUFFIXES", "TileDatasets", "describe", "slide_id_of", "tile_datasets"]
 
 FILE_SUFFIXES = (".h5", ".hdf5")
 
@@ -30,16 +32,29 @@ def describe(*datasets: h5py.Dataset) -> str:
     return ", ".join(f"{item.name.rsplit('/', 1)[-1]} {item.dtype} {list(item.shape)}" for item in datasets)
 
 
-def read_tiles(parent: h5py.Group, feature_key: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Features and coordinates of one slide.
+class TileDatasets(NamedTuple):
+    """The checked, still unread datasets of one slide."""
+
+    features: h5py.Dataset
+    coords: h5py.Dataset
+
+    def header(self, slide_id: str) -> SlideHeader:
+        """What the shapes and dtypes say."""
+        num_instances, num_features = self.features.shape
+        return SlideHeader(slide_id, num_instances, num_features, coord_dtype_of(self.coords))
+
+    def read(self) -> SourceBag:
+        """Both, whole, in the dtypes of the file."""
+        return SourceBag(read_all(self.features), read_all(self.coords))
+
+
+def tile_datasets(parent: h5py.Group, feature_key: str, path: Path) -> TileDatasets:
+    """Features and coordinates of one slide, checked against each other.
 
     Args:
         parent: File or group that holds both.
         feature_key: Name of the features; the coordinates are `coords`.
         path: The file, to be named in errors.
-
-    Returns:
-        Features [N, D] and coordinates [N, 2], in the dtypes of the file.
 
     Raises:
         DataError: Wrong rank, features that are not floats, or row counts that differ.
@@ -54,4 +69,4 @@ def read_tiles(parent: h5py.Group, feature_key: str, path: Path) -> tuple[np.nda
             f"{path}: {coords.name} has shape {list(coords.shape)}, expected [{features.shape[0]}, 2] for "
             f"{features.shape[0]} rows of features; coordinates and features do not belong together"
         )
-    return read_all(features), read_all(coords)
+    return TileDatasets(features, coords)

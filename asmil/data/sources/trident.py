@@ -6,16 +6,16 @@ rank only: they are recognised and refused, because one vector is no bag.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from asmil.data.schema import DatasetFacts, FeatureDtype
-from asmil.data.sources.base import Reading, ReadOptions, SourceBag
+from asmil.data.sources.base import ReadOptions, Source, SourceBag, UnitKind
 from asmil.data.sources.hdf5 import attribute_number, attributes, is_hdf5, numeric_dataset, open_hdf5
-from asmil.data.sources.tiles import describe, read_tiles, slide_id_of
+from asmil.data.sources.tiles import describe, slide_id_of, tile_datasets
 from asmil.errors import DataError
 
 __all__ = ["TridentHdf5"]
@@ -27,6 +27,8 @@ class TridentHdf5:
     name = "trident-h5"
     layout = "TRIDENT .h5 per slide: features [N, D] and coords [N, 2] with attributes such as encoder, patch_size"
     dtype: FeatureDtype = "float16"
+    unit: UnitKind = "file"
+    sidecars: tuple[str, ...] = ()
 
     def detect(self, path: Path) -> str | None:
         """Keys `features` of rank 1 or 2 and `coords`, at least one with attributes."""
@@ -41,25 +43,26 @@ class TridentHdf5:
                 return None
             return f"HDF5 with {describe(features, coords)} and attributes {', '.join(named)}"
 
-    def read(self, path: Path, options: ReadOptions) -> Reading:
+    def open(self, path: Path, options: ReadOptions) -> Source:
         """The slide of the file name, or its mention in `no_tissue`."""
         slide_id = slide_id_of(path)
         with open_hdf5(path) as file:
             shape = file["features"].shape
             if shape[0] == 0:
-                return Reading((), no_tissue=(slide_id,))
+                return Source((), partial(_read, path), no_tissue=(slide_id,))
             if len(shape) == 1:
                 raise DataError(
                     f"{path}: features has rank 1 ({shape[0]} values): a slide vector of TRIDENT, not patch features; "
                     "multiple-instance learning needs one row per tile: give the folder features_<encoder>, not "
                     "slide_features_<encoder>"
                 )
-            return Reading(_bags(path, slide_id), _facts(file, path))
+            header = tile_datasets(file, "features", path).header(slide_id)
+            return Source((header,), partial(_read, path), _facts(file, path))
 
 
-def _bags(path: Path, slide_id: str) -> Iterator[SourceBag]:
+def _read(path: Path, slide_id: str) -> SourceBag:
     with open_hdf5(path) as file:
-        yield SourceBag(slide_id, *read_tiles(file, "features", path))
+        return tile_datasets(file, "features", path).read()
 
 
 def _facts(file: h5py.File, path: Path) -> DatasetFacts:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from asmil.data.schema import FeatureDtype
-from asmil.data.sources.base import Reading, ReadOptions
-from asmil.data.sources.classic import InstanceTable, read_classic
+from asmil.data.sources.base import ReadOptions, Source, UnitKind
+from asmil.data.sources.classic import InstanceTable, open_classic
 from asmil.data.sources.text import first_lines, numbered_lines
 from asmil.errors import DataError
 
@@ -48,6 +48,8 @@ class UciC45:
     name = "uci-c45"
     layout = "UCI C4.5 text: molecule,conformation,f1..fn,class per line"
     dtype: FeatureDtype = "float32"
+    unit: UnitKind = "file"
+    sidecars: tuple[str, ...] = ()
 
     def detect(self, path: Path) -> str | None:
         """Comma-separated lines of two names, numbers and a class."""
@@ -57,15 +59,15 @@ class UciC45:
             return None
         return f"comma-separated text with {lines[-1].count(',') + 1} fields a line: {columns.description}"
 
-    def read(self, path: Path, options: ReadOptions) -> Reading:
+    def open(self, path: Path, options: ReadOptions) -> Source:
         """One bag per molecule, named as in the file."""
         lines = list(numbered_lines(path))
         columns = _columns([line for _, line in lines[:2]])
-        assert columns is not None, "read() is called on files that detect() accepted"
+        assert columns is not None, "open() is called on files that detect() accepted"
         if columns is _CODED:
             _check_header(path, lines[0][1], lines[1][1])
             lines = lines[1:]
-        return read_classic(path, _parse(path, lines, columns), options)
+        return open_classic(path, _parse(path, lines, columns), options)
 
 
 def _columns(lines: list[str]) -> _Columns | None:
