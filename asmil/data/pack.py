@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import pandas as pd
-
 from asmil import __version__
-from asmil.data.config import LabelColumns
-from asmil.data.labels import first_of, normalise_labels, read_label_table
+from asmil.data.labels import first_of
+from asmil.data.packing.matching import LabelMatcher, LabelOptions, add_label_arguments, label_options
 from asmil.data.schema import DatasetFacts, DatasetInfo, FeatureDtype
 from asmil.data.sources import Detected, ReadOptions, Source, SourceFormat, detect, find_files
 from asmil.data.store import BagStore
@@ -26,7 +24,6 @@ from asmil.errors import DataError, run_command
 __all__ = ["PackOptions", "main", "pack"]
 
 _FACT_FIELDS = ("encoder", "magnification", "mpp", "tile_size", "coord_unit", "coord_origin")
-_SLIDE_SUFFIXES = (".ome.tif", ".ome.tiff", ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".czi", ".bif", ".vms")
 
 
 @dataclass(frozen=True)
@@ -37,14 +34,12 @@ class PackOptions:
         read: Options of the readers.
         dtype: Dtype of the store; None takes the default of the source format.
         labels: Label table to put beside the bags.
-        columns: Which of its columns hold ids.
         facts: What the sources do not say about themselves: any of encoder, magnification, mpp, tile_size.
     """
 
     read: ReadOptions = field(default_factory=ReadOptions)
     dtype: FeatureDtype | None = None
-    labels: Path | None = None
-    columns: LabelColumns = field(default_factory=LabelColumns)
+    labels: LabelOptions = field(default_factory=LabelOptions)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,10 +73,9 @@ def pack(
     no_tissue = tuple(slide_id for source in opened for slide_id in source.no_tissue)
     if no_tissue:
         say(f"no tissue, left out: {first_of(no_tissue, limit=20)}")
-    table = None if options.labels is None else _label_table(options.labels, options.columns)
     facts = _merge_facts([item.path for item in detected], opened, options.facts)
     facts = facts.model_copy(update={"provenance": _provenance(detected, sources, no_tissue)})
-    _write(out, opened, facts, options.dtype or source_format.dtype, _Labels(table, options, no_tissue, say))
+    _write(out, opened, facts, options.dtype or source_format.dtype, LabelMatcher(options.labels, no_tissue, say))
     info = BagStore.open(str(out)).info
     say(
         f"wrote {out}: {info.num_bags} bags, {info.num_instances} instances x {info.num_features} {info.dtype}, "
@@ -144,7 +138,7 @@ def _provenance(detected: Sequence[Detected], sources: Sequence[Path], no_tissue
     }
 
 
-def _write(out: Path, opened: Sequence[Source], facts: DatasetFacts, dtype: FeatureDtype, labels: _Labels) -> None:
+def _write(out: Path, opened: Sequence[Source], facts: DatasetFacts, dtype: FeatureDtype, labels: LabelMatcher) -> None:
     headers = [header for source in opened for header in source.slides]
     if not headers:
         raise DataError(f"{out}: none of the sources holds a slide with tissue; there is nothing to convert")
@@ -159,91 +153,16 @@ def _write(out: Path, opened: Sequence[Source], facts: DatasetFacts, dtype: Feat
                     instance_labels_N=bag.instance_labels_N,
                 )
         carried = {slide_id: row for source in opened for slide_id, row in source.labels.items()}
-        frame = labels.of_store([{"slide": header.slide_id, **carried.get(header.slide_id, {})} for header in headers])
+        frame = labels.of_store([header.slide_id for header in headers], carried)
         if frame is not None:
             writer.set_labels(frame)
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """Where the label table of the store comes from: a file, or what the source itself carries."""
-
-    table: pd.DataFrame | None
-    options: PackOptions
-    no_tissue: tuple[str, ...]
-    say: Callable[[str], None]
-
-    def of_store(self, rows: Sequence[dict[str, Any]]) -> pd.DataFrame | None:
-        """The table to store, given the slide id and the source's own labels of every stored slide."""
-        carried = sorted({name for row in rows for name in row} - {"slide"})
-        if self.table is not None:
-            if carried:
-                self.say(f"labels are taken from {self.options.labels}, not from the source ({', '.join(carried)})")
-            return self._matched(self.table, [row["slide"] for row in rows])
-        if not carried:
-            self.say("no labels: give --labels TABLE, or name a table under data.labels.table of the experiment")
-            return None
-        for name in carried:
-            lacking = [row["slide"] for row in rows if name not in row]
-            if lacking:
-                raise DataError(
-                    f"label {name!r} is missing for {len(lacking)} of {len(rows)} slides: {first_of(lacking)}; "
-                    "give --labels TABLE"
-                )
-        return pd.DataFrame(rows)
-
-    def _matched(self, table: pd.DataFrame, slide_ids: Sequence[str]) -> pd.DataFrame:
-        column, path = self.options.columns.id, self.options.labels
-        known = {*slide_ids, *self.no_tissue}
-        ids = [_match_id(label_id, known) for label_id in table[column]]
-        self._refuse_ambiguity(list(table[column]), ids)
-        matched = table.assign(**{column: ids})
-        matched = matched[~matched[column].isin(set(self.no_tissue))]
-        unlabelled = [slide_id for slide_id in slide_ids if slide_id not in set(ids)]
-        without_bag = [label_id for label_id in matched[column] if label_id not in known]
-        if len(unlabelled) == len(slide_ids):
-            raise DataError(
-                f"{path}: no value of column {column!r} ({first_of(list(table[column]), limit=3)}) is a slide of the "
-                f"source ({first_of(list(slide_ids), limit=3)}); give --id-column, or correct the ids"
-            )
-        if unlabelled:
-            self.say(f"{len(unlabelled)} slides have no row in {path}: {first_of(unlabelled)}")
-        if without_bag:
-            self.say(f"{len(without_bag)} rows of {path} have no slide in the source: {first_of(without_bag)}")
-        return matched
-
-    def _refuse_ambiguity(self, label_ids: Sequence[str], ids: Sequence[str]) -> None:
-        first_by_id: dict[str, str] = {}
-        for label_id, slide_id in zip(label_ids, ids, strict=True):
-            other = first_by_id.setdefault(slide_id, label_id)
-            if other != label_id:
-                raise DataError(
-                    f"{self.options.labels}: {other!r} and {label_id!r} both name slide {slide_id!r}; keep one of them"
-                )
-
-
-def _match_id(label_id: str, known: set[str]) -> str:
-    """The slide a label row names: the id as written, or without the suffix of a slide file; else as written."""
-    if label_id in known:
-        return label_id
-    for suffix in _SLIDE_SUFFIXES:
-        stem = label_id.removesuffix(suffix)
-        if stem != label_id and stem in known:
-            return stem
-    return label_id
-
-
-def _label_table(path: Path, columns: LabelColumns) -> pd.DataFrame:
-    return normalise_labels(read_label_table(path, columns), columns, str(path))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m asmil.data.pack", description=__doc__)
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="file, or folder of per-slide files")
     parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="directory of the new store")
-    parser.add_argument("--labels", type=Path, metavar="TABLE", help="label table to store: .csv, .tsv or .parquet")
-    parser.add_argument("--id-column", default="slide", help="its column of slide ids (default: %(default)s)")
-    parser.add_argument("--group-column", help="its column of patient ids, kept as text")
+    add_label_arguments(parser)
     parser.add_argument("--dtype", choices=get_args(FeatureDtype), help="default: float32 classic sets, float16 slides")
     parser.add_argument("--drop-last-column", action="store_true", help="the last feature column is the label")
     parser.add_argument("--patches", type=Path, metavar="FOLDER", help="CLAM's folder of coordinate files")
@@ -264,8 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = PackOptions(
         read=ReadOptions(drop_last_column=given.drop_last_column, patches=given.patches),
         dtype=given.dtype,
-        labels=given.labels,
-        columns=LabelColumns(id=given.id_column, group=given.group_column),
+        labels=label_options(given),
         facts={name: getattr(given, name) for name in ("encoder", "magnification", "mpp", "tile_size")},
     )
     pack(given.sources, given.out, options)

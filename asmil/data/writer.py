@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -12,10 +11,10 @@ from typing import get_args
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from asmil.data.arrays import coord_dtype_of, stored_coords, stored_features, stored_instance_labels
-from asmil.data.index import BagIndex, IndexRow, table_to_bytes
+from asmil.data.index import IndexRow
+from asmil.data.publish import StoreContent, labels_to_bytes, publish_store
 from asmil.data.schema import (
     DATASET_FILE,
     INDEX_FILE,
@@ -24,7 +23,6 @@ from asmil.data.schema import (
     SHARD_FOLDER,
     CoordDtype,
     DatasetFacts,
-    DatasetInfo,
     FeatureDtype,
     ShardInfo,
     check_slide_id,
@@ -33,7 +31,7 @@ from asmil.data.schema import (
 )
 from asmil.data.shards import ShardFile
 from asmil.errors import DataError
-from asmil.storage import disk_problems, ensure_directory, publish_bytes, publish_json
+from asmil.storage import disk_problems, ensure_directory
 
 __all__ = ["BagWriter"]
 
@@ -161,14 +159,7 @@ class BagWriter:
         Raises:
             DataError: No rows, repeated or non-text column names, or a column that mixes types.
         """
-        names = list(labels.columns)
-        if labels.empty or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
-            raise DataError(f"{self.directory}: a label table needs rows and distinct column names; got {names}")
-        try:
-            table = pa.Table.from_pandas(labels, preserve_index=False).replace_schema_metadata(None)
-        except (pa.ArrowException, TypeError) as error:
-            raise DataError(f"{self.directory}: the label table has a column of mixed types ({error})") from None
-        self._labels = table_to_bytes(table)
+        self._labels = labels_to_bytes(labels, self.directory)
 
     def _check_same_columns(
         self, slide_id: str, coords_N2: np.ndarray | None, instance_labels_N: np.ndarray | None
@@ -201,27 +192,19 @@ class BagWriter:
 
     def _publish(self) -> None:
         self._close_shard()
-        if not self._rows:
-            raise DataError(f"{self.directory}: no bags were written; a store needs at least one")
-        index = BagIndex(self._rows, list(self._rows.values()))
-        index_bytes = index.to_bytes()
-        info = DatasetInfo(
-            **dict(self._facts),
-            num_features=self._num_features,
-            dtype=self._dtype,
-            coord_dtype=self._coord_dtype,
-            has_instance_labels=self._has_instance_labels,
-            num_bags=len(self._rows),
-            num_instances=sum(row.n for row in self._rows.values()),
-            shards=tuple(self._shards),
-            index_sha256=hashlib.sha256(index_bytes).hexdigest(),
-            labels_sha256=None if self._labels is None else hashlib.sha256(self._labels).hexdigest(),
-            dataset_id=index.dataset_id(),
+        publish_store(
+            self.directory,
+            StoreContent(
+                facts=self._facts,
+                num_features=self._num_features,
+                dtype=self._dtype,
+                coord_dtype=self._coord_dtype,
+                has_instance_labels=self._has_instance_labels,
+                shards=tuple(self._shards),
+                rows=self._rows,
+                labels=self._labels,
+            ),
         )
-        if self._labels is not None:
-            publish_bytes(self.directory / LABELS_FILE, self._labels)
-        publish_bytes(self.directory / INDEX_FILE, index_bytes)
-        publish_json(self.directory / DATASET_FILE, info.model_dump(mode="json"))
 
     def _remove_everything(self) -> None:
         """Remove what this writer made; it held an empty directory under lock, so nothing else is there."""

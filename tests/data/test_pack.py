@@ -15,6 +15,7 @@ import pytest
 from asmil.data.cohort import Cohort
 from asmil.data.config import DataConfig, LabelColumns
 from asmil.data.pack import PackOptions, main, pack
+from asmil.data.packing.matching import LabelOptions
 from asmil.data.sources import ReadOptions
 from asmil.data.store import BagStore
 from asmil.errors import DataError
@@ -184,7 +185,7 @@ def test_label_ids_match_exactly_first_and_then_without_the_suffix_of_a_slide_fi
         ],
     )
     columns = LabelColumns(id="slide_id", group="case")
-    store, said = packed([trident], tmp_path / "store", PackOptions(labels=table, columns=columns))
+    store, said = packed([trident], tmp_path / "store", PackOptions(labels=LabelOptions(table, columns)))
     assert frame_of(store).to_dict("list") == {
         "slide_id": ["TCGA-02.y", "TCGA-01.x", "TCGA-99.q.svs"],
         "case": ["007", "008", "010"],
@@ -196,29 +197,29 @@ def test_label_ids_match_exactly_first_and_then_without_the_suffix_of_a_slide_fi
 def test_suffixes_are_cut_off_whole_and_not_letter_by_letter(tmp_path: Path) -> None:
     write_trident(tmp_path / "slide_vs.h5", *tiles(3))
     table = labels_file(tmp_path, [{"slide": "slide_vs.svs", "label": 1}])
-    store, _ = packed([tmp_path / "slide_vs.h5"], tmp_path / "store", PackOptions(labels=table))
+    store, _ = packed([tmp_path / "slide_vs.h5"], tmp_path / "store", PackOptions(labels=LabelOptions(table)))
     assert frame_of(store)["slide"].tolist() == ["slide_vs"]
 
 
 def test_two_rows_that_name_one_slide_are_refused(trident: Path, tmp_path: Path) -> None:
     table = labels_file(tmp_path, [{"slide": "TCGA-01.x.svs", "label": 1}, {"slide": "TCGA-01.x", "label": 0}])
     with pytest.raises(DataError, match=r"'TCGA-01\.x\.svs' and 'TCGA-01\.x' both name slide 'TCGA-01\.x'"):
-        packed([trident], tmp_path / "store", PackOptions(labels=table))
+        packed([trident], tmp_path / "store", PackOptions(labels=LabelOptions(table)))
 
 
 def test_table_that_names_no_slide_is_refused_and_a_missing_row_is_said(trident: Path, tmp_path: Path) -> None:
     wrong = labels_file(tmp_path, [{"slide": "other", "label": 1}])
     with pytest.raises(DataError, match=r"no value of column 'slide' \(other\) is a slide of the source \(TCGA-01\.x"):
-        packed([trident], tmp_path / "store", PackOptions(labels=wrong))
+        packed([trident], tmp_path / "store", PackOptions(labels=LabelOptions(wrong)))
     table = labels_file(tmp_path, [{"slide": "TCGA-01.x", "label": 1}])
-    _, said = packed([trident], tmp_path / "store", PackOptions(labels=table))
+    _, said = packed([trident], tmp_path / "store", PackOptions(labels=LabelOptions(table)))
     assert f"1 slides have no row in {table}: TCGA-02.y" in said
 
 
 def test_a_table_replaces_the_labels_inside_the_source(tmp_path: Path) -> None:
     write_acmil(tmp_path / "feats.h5", [("a", *tiles(3), 2), ("b", *tiles(4), 0)])
     table = labels_file(tmp_path, [{"slide": "a", "label": 0}, {"slide": "b", "label": 0}])
-    store, said = packed([tmp_path / "feats.h5"], tmp_path / "store", PackOptions(labels=table))
+    store, said = packed([tmp_path / "feats.h5"], tmp_path / "store", PackOptions(labels=LabelOptions(table)))
     assert frame_of(store)["label"].tolist() == [0, 0]
     assert f"labels are taken from {table}, not from the source (label)" in said
 
