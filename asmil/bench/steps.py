@@ -1,50 +1,34 @@
-"""This machine's figures as ratios within one run: `python -m asmil.bench step` and `python -m asmil.bench read`.
-
-`step` times the training step of ASMIL against the per-token form (keys and values computed for every token) and
-against gated ABMIL; `read` times reading random bags against per-slide `.h5` and `.pt` files. Both count CPU time of
-one thread and take turns between what they compare, because machines are shared and wall times are not comparable
-between runs.
-"""
+"""`step` and `memory`: the training step of ASMIL against the per-token form and gated ABMIL, and its peak memory."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asmil.bags import Bag, BagBatch
-from asmil.data.store import BagStore
-from asmil.data.writer import BagWriter
 from asmil.engine.config import TrainConfig
 from asmil.engine.optim import build_optimizer
-from asmil.errors import ConfigError, run_command
 from asmil.nn.aggregators.asmil import AsmilAggregator
 from asmil.nn.anchor import EmaAnchor
 from asmil.nn.config import AbmilConfig, AnchorConfig, AsmilConfig, ModelConfig
 from asmil.nn.heads import HeadSpec
 from asmil.nn.model import AnchoredModel, build_model
-from asmil.report.tables import print_table
 
-__all__ = ["PerTokenAsmil", "main", "read_rows", "step_rows"]
+__all__ = ["PerTokenAsmil", "memory_row", "peak_memory", "step_rows"]
 
 LENGTHS = (100, 1_000, 10_000, 40_000)
 MEMORY_LENGTH, MEMORY_WIDTH = 100_000, 1_024
-READ_WIDTH = 768
 
 
 class PerTokenAsmil(nn.Module):
@@ -193,7 +177,7 @@ def _synchronized(step: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def _memory_row(device: str) -> dict[str, Any]:
+def memory_row(device: str) -> dict[str, Any]:
     """Peak memory of training steps on the largest bag, in a process of its own."""
     command = [sys.executable, "-m", "asmil.bench", "memory", "--device", device]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -201,7 +185,8 @@ def _memory_row(device: str) -> dict[str, Any]:
     return row
 
 
-def _peak_memory(device: str) -> dict[str, Any]:
+def peak_memory(device: str) -> dict[str, Any]:
+    """Peak memory of this process after training steps on the largest bag."""
     features_ND = torch.zeros(MEMORY_LENGTH, MEMORY_WIDTH, dtype=torch.float16).normal_()
     batch = BagBatch.pack([Bag("bag", features_ND)], seeds=[0]).to(device)
     step = _stepper(_asmil_model(MEMORY_WIDTH).to(device).train(), batch)
@@ -213,119 +198,3 @@ def _peak_memory(device: str) -> dict[str, Any]:
         else torch.cuda.max_memory_allocated()
     )
     return {"n": MEMORY_LENGTH, "d": MEMORY_WIDTH, "device": device, "peak_gib": round(peak_bytes / 2**30, 2)}
-
-
-_LAYOUTS = {
-    "h5_1_row_chunks": "TRIDENT, newer CLAM: .h5, float32, chunks of 1 row",
-    "h5_32_row_chunks": "CLAM: .h5, float32, chunks of 32 rows",
-    "pt": ".pt tensor, float32",
-}
-
-
-def read_rows(*, bags: int = 48, repeats: int = 3, folder: Path | None = None) -> list[dict[str, Any]]:
-    """Reading random bags from the store and from per-slide files, page cache warm.
-
-    Args:
-        bags: Bags of log-normal length (median 4,000, at most 20,000), D = 768.
-        repeats: Passes over all bags in random order, of which the median counts.
-        folder: Where the files are made; a temporary directory by default.
-
-    Returns:
-        Rows with `layout`, `cpu_ms_per_bag` and `ratio_vs_store` (how many times the CPU of the store's read).
-    """
-    with tempfile.TemporaryDirectory(dir=folder) as made:
-        rng = np.random.default_rng(0)
-        lengths = np.clip(rng.lognormal(math.log(4_000), 0.7, bags), 500, 20_000).astype(int)
-        _write_layouts(Path(made), lengths.tolist(), rng)
-        readers = _readers(Path(made))
-        order = [f"slide{index:04d}" for index in range(bags)]
-        totals: dict[str, list[float]] = {name: [] for name in readers}
-        for _ in range(repeats + 1):
-            rng.shuffle(order)
-            for name, read in readers.items():
-                start = time.process_time()
-                for slide in order:
-                    read(slide)
-                totals[name].append((time.process_time() - start) / bags)
-    seconds = {name: statistics.median(values[1:]) for name, values in totals.items()}
-    layouts = {"store": "store: Arrow shards, float16, one batch per bag, checksum verified", **_LAYOUTS}
-    return [
-        {
-            "layout": name,
-            "description": layouts[name],
-            "d": READ_WIDTH,
-            "cpu_ms_per_bag": round(seconds[name] * 1e3, 3),
-            "ratio_vs_store": round(seconds[name] / seconds["store"], 2),
-        }
-        for name in readers
-    ]
-
-
-def _write_layouts(folder: Path, lengths: Sequence[int], rng: np.random.Generator) -> None:
-    with BagWriter(folder / "store", num_features=READ_WIDTH) as writer:
-        for index, length in enumerate(lengths):
-            slide = f"slide{index:04d}"
-            features_ND = rng.standard_normal((length, READ_WIDTH), dtype=np.float32)
-            coords_N2 = np.zeros((length, 2), dtype=np.int32)
-            writer.add(slide, features_ND, coords_N2=coords_N2)
-            for rows in (1, 32):
-                with h5py.File(folder / f"{slide}.{rows}.h5", "w") as file:
-                    shape = (None, READ_WIDTH)
-                    file.create_dataset("features", data=features_ND, maxshape=shape, chunks=(rows, READ_WIDTH))
-            torch.save(torch.from_numpy(features_ND), folder / f"{slide}.pt")
-
-
-def _readers(folder: Path) -> dict[str, Callable[[str], object]]:
-    store = BagStore.open(str(folder / "store"))
-
-    def h5(rows: int) -> Callable[[str], object]:
-        def read(slide: str) -> Tensor:
-            with h5py.File(folder / f"{slide}.{rows}.h5", "r") as file:
-                return torch.from_numpy(file["features"][:])
-
-        return read
-
-    return {
-        "store": store.read,
-        "h5_1_row_chunks": h5(1),
-        "h5_32_row_chunks": h5(32),
-        "pt": lambda slide: torch.load(folder / f"{slide}.pt", weights_only=True),
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, measure, print.
-
-    Args:
-        arguments: The words after the command; None takes them from the process.
-
-    Returns:
-        The exit status.
-    """
-    parser = argparse.ArgumentParser(prog="python -m asmil.bench", description=__doc__)
-    parser.add_argument("what", choices=["step", "read", "memory"])
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--device", default="cpu", help="cpu (CPU time) or cuda (wall time)")
-    parser.add_argument("--bags", type=int, default=48, help="bags of the read bench")
-    options = parser.parse_args(arguments)
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {options.device}: this machine has no CUDA device; use cpu")
-    if options.device == "cpu":
-        torch.set_num_threads(1)
-    if options.what == "memory":
-        print(json.dumps(_peak_memory(options.device)))
-        return 0
-    if options.what == "read":
-        rows = read_rows(bags=options.bags)
-    else:
-        rows = [*step_rows(device=options.device), _memory_row(options.device)]
-    if options.json:
-        print(json.dumps(rows, indent=1))
-        return 0
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    print_table(columns, [[row.get(column, "") for column in columns] for row in rows])
-    return 0
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,15 +1,15 @@
-"""The benches compare like with like and report what their names say."""
+"""The step bench compares like with like and reports what its names say."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from asmil.bags import Bag, BagBatch
-from asmil.bench import PerTokenAsmil, _asmil_model, main, read_rows, step_rows
+from asmil.bench.__main__ import main
+from asmil.bench.steps import PerTokenAsmil, _asmil_model, step_rows
 
 
 def test_the_per_token_form_computes_the_same_function_and_gradient() -> None:
@@ -40,19 +40,8 @@ def test_step_rows_hold_the_ratios_of_their_milliseconds() -> None:
         assert row["ratio_vs_abmil"] == pytest.approx(row["asmil_ms"] / row["abmil_ms"], rel=0.02)
 
 
-def test_read_rows_compare_every_layout_with_the_store(tmp_path: Path) -> None:
-    rows = {row["layout"]: row for row in read_rows(bags=3, repeats=1, folder=tmp_path)}
-    assert set(rows) == {"store", "h5_1_row_chunks", "h5_32_row_chunks", "pt"}
-    assert rows["store"]["ratio_vs_store"] == 1.0
-    chunks = rows["h5_1_row_chunks"]
-    ratio = chunks["cpu_ms_per_bag"] / rows["store"]["cpu_ms_per_bag"]
-    assert chunks["ratio_vs_store"] == pytest.approx(ratio, rel=0.02)
-    assert "float16" in rows["store"]["description"]
-    assert not list(tmp_path.iterdir())
-
-
 def test_memory_is_printed_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asmil.bench.MEMORY_LENGTH", 100)
+    monkeypatch.setattr("asmil.bench.steps.MEMORY_LENGTH", 100)
     monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
     assert main(["memory"]) == 0
     row = json.loads(capsys.readouterr().out)
