@@ -28,7 +28,8 @@ from asmil.nn.losses import CensoringMode, hazard_loss, incidence_loss
 from tasks.bins import BinsConfig, TimeBins, fit_bins
 from tasks.curves import RiskScore, median_time, risk_score, survival_from_hazards, survival_from_incidence
 from tasks.intervals import with_intervals
-from tasks.labels import configured, label_column, name_some, numbers
+from tasks.labels import name_some
+from tasks.outcomes import OutcomeColumns
 
 __all__ = ["PreparedSurvival", "Survival", "SurvivalConfig"]
 
@@ -77,7 +78,7 @@ class Survival(Task):
 
     Args:
         config: The `task` section.
-        columns: Meaning of the label columns; `time` and `event` are needed.
+        columns: Meaning of the label columns; `time` and one of `event` and `censor` are needed.
 
     Raises:
         ConfigError: A needed column is not named.
@@ -86,8 +87,7 @@ class Survival(Task):
     def __init__(self, config: SurvivalConfig, columns: LabelColumns) -> None:
         self.monitor = Monitor("c_index", "max")
         self._config = config
-        self._time = configured(columns.time, "time", config.kind)
-        self._event = configured(columns.event, "event", config.kind)
+        self._columns = OutcomeColumns.configured(columns, config.kind)
 
     def check(self, labels: pd.DataFrame) -> None:
         """Refuse outcomes that are missing, negative, contradictory or neither event nor censored; log a summary."""
@@ -95,8 +95,8 @@ class Survival(Task):
         zero_B = time_B == 0
         if self._config.zero_time == "reject" and zero_B.any():
             raise DataError(
-                f"label column {self._time!r} is 0 for {name_some(labels.index, zero_B)}; a follow-up time must be "
-                f"positive: remove these bags, or set task.zero_time: shift"
+                f"label column {self._columns.time!r} is 0 for {name_some(labels.index, zero_B)}; a follow-up time "
+                f"must be positive: remove these bags, or set task.zero_time: shift"
             )
         if "group" in labels.columns:
             self._refuse_contradictions(labels, time_B, event_B)
@@ -120,25 +120,27 @@ class Survival(Task):
         time_B, event_B = self._outcomes(train_labels)
         zero_shift = float(time_B[time_B > 0].min(initial=np.inf)) / 2 if (time_B == 0).any() else 0.0
         if not np.isfinite(zero_shift):
-            raise DataError(f"label column {self._time!r} is 0 for every training bag; expected follow-up times")
+            raise DataError(
+                f"label column {self._columns.time!r} is 0 for every training bag; expected follow-up times"
+            )
         if zero_shift:
             logger.warning("%d follow-up times of 0 are taken as %.4g", int((time_B == 0).sum()), zero_shift)
         bins = fit_bins(np.where(time_B == 0, zero_shift, time_B), event_B, self._config.bins)
         logger.info("time bins at %s; training events %s", np.round(bins.cuts, 2).tolist(), list(bins.train_events))
-        return PreparedSurvival(self._config, (self._time, self._event), bins, zero_shift=zero_shift)
+        return PreparedSurvival(self._config, self._columns, bins, zero_shift=zero_shift)
 
     def restore(self, state: Mapping[str, Any]) -> PreparedSurvival:
         """The prepared task of a checkpoint; its own head, bins and risk score hold, not those configured now."""
         return PreparedSurvival(
             SurvivalConfig.model_validate(state["config"]),
-            (self._time, self._event),
+            self._columns,
             TimeBins.from_state(state["bins"]),
             zero_shift=state["zero_shift"],
             risk_cut=state["risk_cut"],
         )
 
     def _outcomes(self, labels: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        return _read_outcomes(labels, self._time, self._event)
+        return self._columns.read(labels)
 
     def _refuse_contradictions(self, labels: pd.DataFrame, time_B: np.ndarray, event_B: np.ndarray) -> None:
         outcomes = pd.DataFrame({"time": time_B, "event": event_B, "group": labels["group"].to_numpy()})
@@ -146,17 +148,19 @@ class Survival(Task):
         contradictory = distinct.index[distinct > 1]
         if len(contradictory):
             raise DataError(
-                f"{len(contradictory)} groups have bags with different {self._time!r} or {self._event!r} "
-                f"(first: {contradictory[0]!r}); the outcome belongs to the patient, so correct the label table"
+                f"{len(contradictory)} groups have bags with different {self._columns.time!r} or "
+                f"{self._columns.mark!r} (first: {contradictory[0]!r}); the outcome belongs to the patient, so correct the label table"
             )
 
     def _warn_if_mirrored(self, rate: float) -> None:
         expected = self._config.expected_event_rate
+        censors = self._columns.marks_censoring
         if expected is not None and abs(rate - (1 - expected)) < abs(rate - expected):
             logger.warning(
-                "%.1f %% of the bags have %s = 1, but %.1f %% events are expected and %.1f %% is nearer to the share "
-                "of censored ones: is the column a censoring flag?",
-                100 * rate, self._event, 100 * expected, 100 * rate,
+                "%.1f %% of the bags have %s = %d, but %.1f %% events are expected and %.1f %% is nearer to the share "
+                "of censored ones: is the column %s?",
+                100 * rate, self._columns.mark, not censors, 100 * expected, 100 * rate,
+                "an event flag, to be named under data.labels.event" if censors else "a censoring flag",
             )  # fmt: skip
 
 
@@ -165,7 +169,7 @@ class PreparedSurvival(PreparedTask):
 
     Args:
         config: The `task` section.
-        columns: Names of the time and the event column.
+        columns: Columns of the outcome.
         bins: Time bins.
         zero_shift: What a time of 0 is taken as.
         risk_cut: Bags with a larger risk form the high-risk group; None before `calibrate`.
@@ -174,7 +178,7 @@ class PreparedSurvival(PreparedTask):
     def __init__(
         self,
         config: SurvivalConfig,
-        columns: tuple[str, str],
+        columns: OutcomeColumns,
         bins: TimeBins,
         *,
         zero_shift: float = 0.0,
@@ -288,32 +292,13 @@ class PreparedSurvival(PreparedTask):
         }
 
     def _outcomes(self, labels: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        time_B, event_B = _read_outcomes(labels, *self._columns)
+        time_B, event_B = self._columns.read(labels)
         return np.where(time_B == 0, self._zero_shift, time_B), event_B
 
     def _measure(self, predictions: Predictions, rows: np.ndarray) -> dict[str, Metric]:
         truth, risk_B = predictions.truth, predictions.outputs["risk"]
         bag_ids = [predictions.bag_ids[row] for row in rows]
         return {"c_index": harrell_c(truth["time"][rows], truth["event"][rows], risk_B[rows], bag_ids=bag_ids)}
-
-
-def _read_outcomes(labels: pd.DataFrame, time: str, event: str) -> tuple[np.ndarray, np.ndarray]:
-    """Float64 times and int64 event marks, checked."""
-    time_B = numbers(labels, time, "time")
-    if (time_B < 0).any():
-        raise DataError(
-            f"label column {time!r} is negative for {name_some(labels.index, time_B < 0)}; "
-            f"expected the time from diagnosis to event or last follow-up"
-        )
-    event_B = numbers(labels, event, "event")
-    broken = ~np.isin(event_B, (0, 1))
-    if broken.any():
-        raise DataError(
-            f"label column {event!r} is neither 0 nor 1 for {name_some(labels.index, broken)} (first: "
-            f"{label_column(labels, event, 'event')[broken].tolist()[0]!r}); use 1 where the event was observed and "
-            f"0 where the follow-up was censored"
-        )
-    return time_B, event_B.astype(np.int64)
 
 
 def _curve(name: str, time_B: np.ndarray, event_B: np.ndarray) -> dict[str, Any]:

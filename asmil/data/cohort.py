@@ -228,7 +228,8 @@ def _patient_rows(rows: pd.DataFrame, columns: LabelColumns, source: str) -> pd.
     """One row per group; columns that are not labels stay only if they never differ within a group."""
     grouped = rows.groupby("group", sort=False)
     num_values = grouped.nunique(dropna=False)
-    declared = {columns.target, columns.time, columns.event, columns.split, *columns.covariates} - {None}
+    outcome = {columns.time, columns.event, columns.censor}
+    declared = {columns.target, *outcome, columns.split, *columns.covariates} - {None}
     kept = []
     for name in rows.columns:
         if name == "group":

@@ -21,6 +21,7 @@ class LabelColumns(StrictModel):
         target: Column of the class label.
         time: Column of the follow-up time.
         event: Column that is 1 where the event was observed.
+        censor: Column that is 1 where the event was not observed, in place of `event`.
         split: Column of an official split with values train, val and test.
         covariates: Clinical columns that must be there and agree within a group, for baselines beside the model.
     """
@@ -31,8 +32,15 @@ class LabelColumns(StrictModel):
     target: str | None = None
     time: str | None = None
     event: str | None = None
+    censor: str | None = None
     split: str | None = None
     covariates: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_polarity(self) -> LabelColumns:
+        if self.event is not None and self.censor is not None:
+            raise ValueError("event and censor are opposite ways to mark an outcome: set one of them to null")
+        return self
 
 
 class DataConfig(StrictModel):
@@ -72,7 +80,8 @@ class ProtocolConfig(StrictModel):
     """How bags are split and which numbers may be selected on.
 
     Attributes:
-        scheme: `kfold` outer folds; `holdout` one random test part; `official` the split column of the label table.
+        scheme: `kfold` outer folds; `holdout` one random test part; `official` the split column of the label table;
+            `given` the splits that were imported into the store.
         folds: Outer folds of `kfold`.
         repeats: Repetitions of the whole scheme with other split seeds.
         test_fraction: Test share of `holdout`.
@@ -83,7 +92,7 @@ class ProtocolConfig(StrictModel):
         search: `nested`: one study per outer fold, scored on its inner validation part.
     """
 
-    scheme: Literal["kfold", "holdout", "official"] = "kfold"
+    scheme: Literal["kfold", "holdout", "official", "given"] = "kfold"
     folds: int = Field(default=5, ge=2)
     repeats: int = Field(default=1, ge=1)
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
@@ -92,3 +101,9 @@ class ProtocolConfig(StrictModel):
     epoch_rule: Literal["last", "best_validation"] = "last"
     inner: InnerConfig = InnerConfig(holdout=0.15)
     search: Literal["nested"] = "nested"
+
+    @model_validator(mode="after")
+    def _given_once(self) -> ProtocolConfig:
+        if self.scheme == "given" and self.repeats != 1:
+            raise ValueError(f"imported splits are used as they are: set repeats to 1, got {self.repeats}")
+        return self

@@ -15,6 +15,7 @@ from asmil.data.schema import (
     DATASET_FILE,
     INDEX_FILE,
     LABELS_FILE,
+    SPLITS_FILE,
     CoordDtype,
     DatasetFacts,
     DatasetInfo,
@@ -40,6 +41,7 @@ class StoreContent:
         shards: The shard files, already in place.
         rows: Index row of every slide, in store order.
         labels: Content of the label table file.
+        splits: Content of the file of imported splits.
     """
 
     facts: DatasetFacts
@@ -50,6 +52,7 @@ class StoreContent:
     shards: tuple[ShardInfo, ...]
     rows: Mapping[str, IndexRow]
     labels: bytes | None = None
+    splits: bytes | None = None
 
 
 def publish_store(directory: Path, content: StoreContent) -> DatasetInfo:
@@ -74,10 +77,13 @@ def publish_store(directory: Path, content: StoreContent) -> DatasetInfo:
         shards=content.shards,
         index_sha256=hashlib.sha256(index_bytes).hexdigest(),
         labels_sha256=None if content.labels is None else hashlib.sha256(content.labels).hexdigest(),
+        splits_sha256=None if content.splits is None else hashlib.sha256(content.splits).hexdigest(),
         dataset_id=index.dataset_id(),
     )
     if content.labels is not None:
         publish_bytes(directory / LABELS_FILE, content.labels)
+    if content.splits is not None:
+        publish_bytes(directory / SPLITS_FILE, content.splits)
     publish_bytes(directory / INDEX_FILE, index_bytes)
     publish_json(directory / DATASET_FILE, info.model_dump(mode="json"))
     return info

@@ -3,6 +3,7 @@
 - `dataset.json`: facts, shard list with sizes and sha256; written last: without it there is no store
 - `index.arrow`: one row per stored slide: where its bytes lie and their xxh3-64
 - `labels.arrow`: the label table, if there is one
+- `splits.json`: the imported splits, if there are any
 - `shards/*.arrow`: Arrow IPC files, uncompressed, one record batch per stored slide
 """
 
@@ -29,6 +30,7 @@ __all__ = [
     "LABELS_FILE",
     "LOCK_FILE",
     "SHARD_FOLDER",
+    "SPLITS_FILE",
     "CoordDtype",
     "DatasetFacts",
     "DatasetInfo",
@@ -45,6 +47,7 @@ INDEX_FILE = "index.arrow"
 LABELS_FILE = "labels.arrow"
 LOCK_FILE = ".writer.lock"
 SHARD_FOLDER = "shards"
+SPLITS_FILE = "splits.json"
 
 FeatureDtype = Literal["float16", "float32", "bfloat16"]
 CoordDtype = Literal["int32", "float32"]
@@ -125,6 +128,7 @@ class DatasetInfo(DatasetFacts):
         shards: The shard files, in the order `index.arrow` counts them.
         index_sha256: Hash of `index.arrow`.
         labels_sha256: Hash of `labels.arrow`; None if the store has no label table.
+        splits_sha256: Hash of `splits.json`; None if the store has no imported splits.
         dataset_id: Hash of ids, lengths and checksums of all bags; independent of the cut into shards.
     """
 
@@ -138,6 +142,7 @@ class DatasetInfo(DatasetFacts):
     shards: tuple[ShardInfo, ...] = Field(min_length=1)
     index_sha256: str = Field(pattern=_SHA256)
     labels_sha256: str | None = Field(pattern=_SHA256)
+    splits_sha256: str | None = Field(default=None, pattern=_SHA256)
     dataset_id: str = Field(pattern=_SHA256)
 
 

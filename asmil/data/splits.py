@@ -17,6 +17,8 @@ from asmil.data.cohort import Cohort
 from asmil.data.config import ProtocolConfig
 from asmil.data.cuts import group_strata, official_parts, stratified_folds, stratified_holdout
 from asmil.data.labels import first_of
+from asmil.data.schema import SPLITS_FILE
+from asmil.data.tables.given import GivenSplits
 from asmil.errors import DataError, IntegrityError
 from asmil.storage import publish_json
 
@@ -58,6 +60,7 @@ class _Cut(StrictModel):
     fold: int
     test: tuple[str, ...]
     validations: tuple[tuple[str, ...], ...]
+    left_out: tuple[str, ...] = ()
 
 
 class _Content(StrictModel):
@@ -66,6 +69,14 @@ class _Content(StrictModel):
     protocol: dict[str, Any]
     groups: dict[str, str]
     cuts: tuple[_Cut, ...]
+
+    def tree(self) -> dict[str, Any]:
+        """Plain data; a cut names what it leaves out only if it leaves something out."""
+        tree = self.model_dump(mode="json")
+        for cut in tree["cuts"]:
+            if not cut["left_out"]:
+                del cut["left_out"]
+        return tree
 
 
 class SplitPlan:
@@ -78,7 +89,7 @@ class SplitPlan:
     def __init__(self, content: _Content) -> None:
         self._content = content
         self._cuts = {(cut.repeat, cut.fold): cut for cut in content.cuts}
-        self.hash = content_hash(content.model_dump(mode="json"))
+        self.hash = content_hash(content.tree())
         _check(content)
 
     @property
@@ -103,7 +114,7 @@ class SplitPlan:
             DataError: There is no such repeat or fold.
         """
         cut = self._cut(repeat, fold)
-        training = _without(self._content.groups, cut.test)
+        training = _without(self._content.groups, (*cut.test, *cut.left_out))
         inner = tuple(InnerSplit(_without(training, part), part) for part in cut.validations)
         return DevelopmentSplit(repeat, fold, training, inner)
 
@@ -119,7 +130,7 @@ class SplitPlan:
         Raises:
             EnvironmentProblem: It cannot be written.
         """
-        publish_json(path, {**self._content.model_dump(mode="json"), "hash": self.hash})
+        publish_json(path, {**self._content.tree(), "hash": self.hash})
 
     @classmethod
     def load(cls, path: Path) -> SplitPlan:
@@ -200,17 +211,21 @@ def make_splits(
         official: The split column, index = bag id; needed by the scheme `official`.
 
     Raises:
-        DataError: A class is too small, or the official split is unusable.
+        DataError: A class is too small, or the official or imported split is missing or unusable.
     """
     groups = dict(zip(cohort.bag_ids, cohort.groups(cohort.bag_ids), strict=True))
     cutter = _Cutter(groups, group_strata(list(groups.values()), strata), protocol)
-    if protocol.scheme == "official":
+    given = _given_splits(cohort) if protocol.scheme == "given" else None
+    if given is not None:
+        cuts = list(cutter.given(given, cohort))
+    elif protocol.scheme == "official":
         if official is None:
             raise DataError("protocol.scheme: 'official' needs data.labels.split, the column with train, val and test")
         cuts = list(cutter.official(official.loc[list(cohort.bag_ids)]))
     else:
         cuts = list(cutter.kfold() if protocol.scheme == "kfold" else cutter.holdout())
-    return SplitPlan(_Content(dataset_id=cohort.dataset_id, protocol=_rules(protocol), groups=groups, cuts=tuple(cuts)))
+    rules = _rules(protocol, cohort)
+    return SplitPlan(_Content(dataset_id=cohort.dataset_id, protocol=rules, groups=groups, cuts=tuple(cuts)))
 
 
 def load_or_make_splits(
@@ -240,12 +255,24 @@ def load_or_make_splits(
     return fresh
 
 
-def _rules(protocol: ProtocolConfig) -> dict[str, Any]:
+def _given_splits(cohort: Cohort) -> GivenSplits:
+    store = cohort.store
+    content = store.given_splits()
+    if content is None:
+        raise DataError(
+            f"{store.root}: protocol.scheme is 'given', but the store holds no imported splits; convert again with "
+            "--splits PATH, or choose the scheme kfold, holdout or official"
+        )
+    return GivenSplits.from_bytes(content, f"{store.root}/{SPLITS_FILE}")
+
+
+def _rules(protocol: ProtocolConfig, cohort: Cohort) -> dict[str, Any]:
     """The settings a split depends on."""
     own: dict[str, dict[str, Any]] = {
         "kfold": {"folds": protocol.folds},
         "holdout": {"test_fraction": protocol.test_fraction},
         "official": {},
+        "given": {"imported": cohort.store.info.splits_sha256},
     }
     return {
         "scheme": protocol.scheme,
@@ -290,6 +317,21 @@ class _Cutter:
             else:
                 yield self._cut(repeat, 0, test)
 
+    def given(self, imported: GivenSplits, cohort: Cohort) -> Iterator[_Cut]:
+        """Imported folds that test no bag twice are outer folds; repeated holdouts are repeats of one fold."""
+        for number in range(len(imported.folds)):
+            repeat, fold = (number, 0) if imported.tests_overlap else (0, number)
+            parts = imported.bag_parts(number, cohort.slides, str(cohort.store.root))
+            outside = {*parts.test, *parts.left_out}
+            validations: tuple[tuple[str, ...], ...] = (parts.validation,)
+            if not parts.validation:
+                training = {group: self.strata[group] for bag, group in self.groups.items() if bag not in outside}
+                chosen = (self._bags(part) for part in self._inner(training, repeat, fold))
+                validations = tuple(_without(part, tuple(outside)) for part in chosen)
+            yield _Cut(
+                repeat=repeat, fold=fold, test=parts.test, validations=validations, left_out=parts.left_out
+            )  # fmt: skip
+
     def _cut(self, repeat: int, fold: int, test: Iterable[str]) -> _Cut:
         test = set(test)
         training = {group: stratum for group, stratum in self.strata.items() if group not in test}
@@ -314,8 +356,9 @@ def _check(content: _Content) -> None:
     """Refuse parts that overlap, miss or invent bags, or tear a group."""
     for cut in content.cuts:
         where = f"repeat {cut.repeat}, fold {cut.fold}"
-        training = _without(content.groups, cut.test)
-        _check_part(cut.test, tuple(content.groups), content.groups, f"{where}, test part")
+        used = _without(content.groups, cut.left_out)
+        training = _without(used, cut.test)
+        _check_part(cut.test, used, content.groups, f"{where}, test part")
         for part in cut.validations:
             _check_part(part, training, content.groups, f"{where}, validation part")
     if content.protocol.get("scheme") == "kfold":

@@ -22,6 +22,7 @@ from asmil.data.schema import (
     DATASET_FILE,
     INDEX_FILE,
     LABELS_FILE,
+    SPLITS_FILE,
     DatasetInfo,
     leftover_names,
 )
@@ -158,6 +159,16 @@ class BagStore:
             ) from None
         assert isinstance(frame, pd.DataFrame)
         return frame
+
+    def given_splits(self) -> bytes | None:
+        """The file of imported splits; None if the store has none or is restricted.
+
+        Raises:
+            IntegrityError: The file differs from `dataset.json`.
+        """
+        if self.info.splits_sha256 is None or self._is_restricted:
+            return None
+        return _read_checked(self.root, SPLITS_FILE, self.info.splits_sha256)
 
     def restrict(self, slide_ids: Sequence[str]) -> BagStore:
         """A store that knows these slides only, and no labels.

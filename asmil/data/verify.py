@@ -28,7 +28,7 @@ def damages(store: BagStore) -> Iterator[str]:
         if found != shard.sha256:
             yield f"shard {shard.name} has sha256 {found[:16]}…, {DATASET_FILE} says {shard.sha256[:16]}…"
     checks: list[Callable[[], object]] = [partial(store.read, slide_id) for slide_id in store.slide_ids]
-    for check in [*checks, store.labels]:
+    for check in [*checks, store.labels, store.given_splits]:
         try:
             check()
         except IntegrityError as error:

@@ -21,6 +21,7 @@ from asmil.data.schema import (
     LABELS_FILE,
     LOCK_FILE,
     SHARD_FOLDER,
+    SPLITS_FILE,
     CoordDtype,
     DatasetFacts,
     FeatureDtype,
@@ -85,6 +86,7 @@ class BagWriter:
         self._shards: list[ShardInfo] = []
         self._shard: ShardFile | None = None
         self._labels: bytes | None = None
+        self._splits: bytes | None = None
 
     def __enter__(self) -> BagWriter:
         self._lock = _DirectoryLock(self.directory)
@@ -161,6 +163,10 @@ class BagWriter:
         """
         self._labels = labels_to_bytes(labels, self.directory)
 
+    def set_splits(self, splits: bytes) -> None:
+        """Set the content of the file of imported splits."""
+        self._splits = splits
+
     def _check_same_columns(
         self, slide_id: str, coords_N2: np.ndarray | None, instance_labels_N: np.ndarray | None
     ) -> None:
@@ -203,6 +209,7 @@ class BagWriter:
                 shards=tuple(self._shards),
                 rows=self._rows,
                 labels=self._labels,
+                splits=self._splits,
             ),
         )
 
@@ -211,7 +218,7 @@ class BagWriter:
         with contextlib.suppress(OSError):
             if self._shard is not None:
                 self._shard.discard()
-            for name in (DATASET_FILE, INDEX_FILE, LABELS_FILE, *(shard.name for shard in self._shards)):
+            for name in (DATASET_FILE, INDEX_FILE, LABELS_FILE, SPLITS_FILE, *(shard.name for shard in self._shards)):
                 (self.directory / name).unlink(missing_ok=True)
             (self.directory / SHARD_FOLDER).rmdir()
 

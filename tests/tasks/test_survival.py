@@ -265,3 +265,30 @@ def test_a_stored_fold_from_table_to_targets(shared: Path, make_bags: type) -> N
     assert prepared.head.out_dim == stored["K"]
     target = prepared.target(patients[patients["fold"] == 0])
     assert target["bin"].bincount(minlength=stored["K"]).tolist() == stored["test_counts"]
+
+
+def test_a_censoring_column_is_the_event_column_turned_around(cohort: pd.DataFrame, make_bags: type) -> None:
+    columns = LabelColumns(time="os_months", censor="censorship")
+    turned = cohort.drop(columns="event").assign(censorship=1 - cohort["event"])
+    config = SurvivalConfig(expected_event_rate=0.5)
+    by_event, by_censor = config.build(COLUMNS), config.build(columns)
+    by_censor.check(turned)
+    assert list(by_censor.strata(turned)) == cohort["event"].tolist()
+    prepared = by_censor.prepare(turned, make_bags({}))
+    assert prepared.to_state() == by_event.prepare(cohort, make_bags({})).to_state()
+    restored = by_censor.restore(prepared.to_state())
+    assert restored.truth(turned)["event"].tolist() == cohort["event"].tolist()
+
+
+def test_a_censoring_column_has_messages_of_its_own(
+    outcomes: Callable[..., pd.DataFrame], caplog: pytest.LogCaptureFixture
+) -> None:
+    survival = SurvivalConfig(expected_event_rate=0.2).build(LabelColumns(time="os_months", censor="event"))
+    with pytest.raises(DataError, match=r"neither 0 nor 1 .* use 0 where the event was observed and 1 where the"):
+        survival.check(outcomes([1.0, 2.0], [0, 2]))
+    survival.check(outcomes([1.0, 2.0, 3.0, 4.0], [0, 0, 0, 1]))
+    assert any("have event = 0" in line and "an event flag" in line for line in caplog.messages)
+    with pytest.raises(ConfigError, match=r"data\.labels\.event: required .* data\.labels\.censor"):
+        SurvivalConfig().build(LabelColumns(time="os_months"))
+    with pytest.raises(ValueError, match="set one of them to null"):
+        LabelColumns(time="t", event="e", censor="c")
