@@ -149,7 +149,8 @@ class Survival(Task):
         if len(contradictory):
             raise DataError(
                 f"{len(contradictory)} groups have bags with different {self._columns.time!r} or "
-                f"{self._columns.mark!r} (first: {contradictory[0]!r}); the outcome belongs to the patient, so correct the label table"
+                f"{self._columns.mark!r} (first: {contradictory[0]!r}); the outcome belongs to the patient, so correct "
+                "the label table"
             )
 
     def _warn_if_mirrored(self, rate: float) -> None:
