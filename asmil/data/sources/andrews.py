@@ -6,7 +6,6 @@ index, so sparse lines work; the count line is verified and never mistaken for a
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
@@ -15,14 +14,14 @@ import numpy as np
 from asmil.data.schema import FeatureDtype
 from asmil.data.sources.base import ReadOptions, Source, UnitKind
 from asmil.data.sources.classic import InstanceTable, check_numbering, open_classic
-from asmil.data.sources.text import first_lines, numbered_lines
+from asmil.data.sources.text import first_lines, numbered_lines, parse_pairs, place_by_index
 from asmil.errors import DataError
 
 __all__ = ["AndrewsSvm"]
 
 MAX_FEATURES = 1 << 20
-_COUNT_LINE = re.compile(r"(\d+) +(\d+)")
-_INSTANCE_LINE = re.compile(r"(\d+):(\d+):(-?1)((?: +\d+:[^ :]+)*)")
+_COUNT_LINE = re.compile(r"(\d{1,12}) +(\d{1,12})")
+_INSTANCE_LINE = re.compile(r"(\d{1,12}):(\d{1,12}):(-?1)((?: +\d{1,12}:[^ :]+)*)")
 
 
 class AndrewsSvm:
@@ -60,7 +59,9 @@ class AndrewsSvm:
         table = InstanceTable(
             bag_ids=[str(bag) for bag, _, _ in parsed],
             labels_N=np.array([int(label == 1) for _, label, _ in parsed]),
-            features_ND=_place(path, body, [values for _, _, values in parsed], num_features),
+            features_ND=place_by_index(
+                path, [(number, values) for (number, _), (_, _, values) in zip(body, parsed, strict=True)], num_features
+            ),
         )
         return open_classic(path, table, options, notes)
 
@@ -77,23 +78,7 @@ def _parse_line(path: Path, position: int, number: int, line: str) -> tuple[int,
             f"{path}, line {number}: instance {match[1]}, expected {position}: instances are numbered from 0 without "
             "gaps, so a line is lost or repeated; get an undamaged copy"
         )
-    values: dict[int, float] = {}
-    for pair in match[4].split():
-        index, _, text = pair.partition(":")
-        if int(index) in values:
-            raise DataError(f"{path}, line {number}: feature index {index} occurs twice; get an undamaged copy")
-        values[int(index)] = _number(path, number, text)
-    return int(match[2]), int(match[3]), values
-
-
-def _number(path: Path, number: int, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{path}, line {number}: {text!r} is not a finite number; get an undamaged copy")
-    return value
+    return int(match[2]), int(match[3]), parse_pairs(path, number, match[4].split())
 
 
 def _check_counts(path: Path, num_instances: int, num_features: int, found: int) -> int:
@@ -105,16 +90,3 @@ def _check_counts(path: Path, num_instances: int, num_features: int, found: int)
     if num_features > MAX_FEATURES:
         raise DataError(f"{path}: its first line declares {num_features} features; at most {MAX_FEATURES} are read")
     return num_features
-
-
-def _place(path: Path, lines: list[tuple[int, str]], rows: list[dict[int, float]], num_features: int) -> np.ndarray:
-    features_ND = np.zeros((len(rows), num_features))
-    for position, values in enumerate(rows):
-        outside = [index for index in values if not 1 <= index <= num_features]
-        if outside:
-            raise DataError(
-                f"{path}, line {lines[position][0]}: feature index {outside[0]}, expected 1 to {num_features}; "
-                "get an undamaged copy"
-            )
-        features_ND[position, [index - 1 for index in values]] = list(values.values())
-    return features_ND

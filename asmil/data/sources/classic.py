@@ -18,7 +18,12 @@ import numpy as np
 from asmil.data.sources.base import ReadOptions, SlideHeader, Source, SourceBag
 from asmil.errors import DataError
 
-__all__ = ["InstanceTable", "check_numbering", "open_classic"]
+__all__ = ["InstanceTable", "check_numbering", "check_table_size", "class_labels", "ids_from_zero", "open_classic"]
+
+MAX_TABLE_BYTES = 4 << 30
+_MAX_DISAGREEING_BAGS = 0.05
+_SHOWN_BAGS = 10
+_SCALING_TOLERANCE = 1e-3
 
 
 class _Shape(NamedTuple):
@@ -46,11 +51,13 @@ class InstanceTable:
         bag_ids: Bag of each of the N instances.
         labels_N: Bag label 0 or 1, repeated on each instance.
         features_ND: Float64 features.
+        instance_labels_N: Truth 0 or 1 of each instance, where the file has it.
     """
 
     bag_ids: Sequence[str]
     labels_N: np.ndarray
     features_ND: np.ndarray
+    instance_labels_N: np.ndarray | None = None
 
 
 def open_classic(path: Path, table: InstanceTable, options: ReadOptions, notes: Sequence[str] = ()) -> Source:
@@ -63,7 +70,8 @@ def open_classic(path: Path, table: InstanceTable, options: ReadOptions, notes: 
         notes: Findings of the reader, put before those of the checks.
 
     Returns:
-        One bag per id, with the label column `label`.
+        One bag per id, with the label column `label`; notes say which known set it is, and whether statistics of the
+        whole set are baked into the features.
 
     Raises:
         DataError: No rows, rows of a bag apart, labels that differ inside a bag, a feature column that is the label,
@@ -71,18 +79,75 @@ def open_classic(path: Path, table: InstanceTable, options: ReadOptions, notes: 
     """
     if len(table.bag_ids) == 0:
         raise DataError(f"{path}: no instances; get an undamaged copy")
+    if table.features_ND.shape[1] == 0:
+        raise DataError(f"{path}: instances without features; get an undamaged copy")
     starts = _bag_starts(path, table)
     _check_constant_labels(path, table, starts)
-    table, column_note = _without_label_column(path, table, options)
+    table, column_note = _without_label_column(path, table, starts, options)
     shape_note = _recognise(path, table, starts)
     spans = dict(zip((table.bag_ids[row] for row in starts), pairwise([*starts, len(table.bag_ids)]), strict=True))
     width = table.features_ND.shape[1]
+    truth = table.instance_labels_N is not None
     return Source(
-        slides=tuple(SlideHeader(bag_id, stop - start, width) for bag_id, (start, stop) in spans.items()),
+        slides=tuple(
+            SlideHeader(bag_id, stop - start, width, has_instance_labels=truth)
+            for bag_id, (start, stop) in spans.items()
+        ),
         read=partial(_read, table, spans),
         labels={bag_id: {"label": int(table.labels_N[start])} for bag_id, (start, _) in spans.items()},
-        notes=(*notes, *column_note, shape_note),
+        notes=(*notes, *column_note, shape_note, *_baked_in(table.features_ND)),
     )
+
+
+def class_labels(path: Path, name: str, values_N: np.ndarray, allowed: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Labels 0 or 1 from those of a file.
+
+    Args:
+        path: The file, to be named in errors.
+        name: The labels' name in the file.
+        values_N: The labels as numbers.
+        allowed: The pairs (negative, positive) that this format uses; one pair must cover all values.
+
+    Raises:
+        DataError: Other values, or values of two pairs.
+    """
+    for negative, positive in allowed:
+        if np.isin(values_N, (negative, positive)).all():
+            return np.array(values_N == positive, dtype=np.int64)
+    found = ", ".join(f"{value:g}" for value in np.unique(values_N)[:_SHOWN_BAGS])
+    expected = " or ".join(f"{positive} and {negative}" for negative, positive in allowed)
+    lost = "; a 0 is a label that was never stored" if 0 in values_N and (0, 1) not in allowed else ""
+    raise DataError(f"{path}: {name} holds {found}, expected {expected}{lost}: get an undamaged copy")
+
+
+def ids_from_zero(path: Path, numbers_N: np.ndarray) -> tuple[list[str], tuple[str, ...]]:
+    """Bag ids as in the `.svm` copies of the same sets, from bag numbers that start at 1.
+
+    Returns:
+        The id of each instance, and a note that says so.
+
+    Raises:
+        DataError: Numbers that are not whole, or do not run from 1 without gaps.
+    """
+    whole_N = np.nan_to_num(numbers_N).astype(np.int64)
+    if not np.array_equal(whole_N, numbers_N):
+        raise DataError(f"{path}: the bag numbers are not whole numbers; get an undamaged copy")
+    check_numbering(path, whole_N.tolist(), first=1)
+    return [str(number - 1) for number in whole_N.tolist()], ("bag numbers from 1 became ids from 0",)
+
+
+def check_table_size(path: Path, num_instances: int, num_features: int) -> None:
+    """Refuse to build a table of features that would not fit.
+
+    Raises:
+        DataError: More than 4 GiB as float64.
+    """
+    num_bytes = num_instances * num_features * 8
+    if num_bytes > MAX_TABLE_BYTES:
+        raise DataError(
+            f"{path}: {num_instances} instances of {num_features} features are {num_bytes} bytes, the cap is "
+            f"{MAX_TABLE_BYTES}; this is no classic set, or a damaged one"
+        )
 
 
 def check_numbering(path: Path, bags: Sequence[int], *, first: int) -> None:
@@ -132,28 +197,68 @@ def _check_constant_labels(path: Path, table: InstanceTable, starts: list[int]) 
 
 
 def _without_label_column(
-    path: Path, table: InstanceTable, options: ReadOptions
+    path: Path, table: InstanceTable, starts: list[int], options: ReadOptions
 ) -> tuple[InstanceTable, tuple[str, ...]]:
     width = table.features_ND.shape[1]
     leaking = _label_columns(table)
-    suspicious = width in _WIDTHS_WITH_LABEL_COLUMN or width - 1 in leaking
+    known_width = width in _WIDTHS_WITH_LABEL_COLUMN
+    differing = [] if width - 1 in leaking else _bags_where_last_column_differs(table, starts)
+    nearly = differing is not None and len(differing) <= _MAX_DISAGREEING_BAGS * len(starts)
     if options.drop_last_column:
-        if not suspicious:
+        if not (known_width or nearly):
             raise DataError(
                 f"{path}: --drop-last-column was given, but the last of {width} feature columns is not the label; "
                 "leave the option out"
             )
         table = replace(table, features_ND=table.features_ND[:, :-1])
         leaking = [column for column in leaking if column != width - 1]
-    elif width in _WIDTHS_WITH_LABEL_COLUMN:
+    elif known_width:
         raise DataError(
-            f"{path}: {width} feature columns, one more than the {width - 1} of the published sets; copies of this "
-            "width carry the label as their last column: give --drop-last-column to drop it"
+            f"{path}: {width} feature columns, one more than the {width - 1} of the published sets; "
+            f"{_what_last_column_is(differing, len(starts))}: give --drop-last-column to drop it"
+        )
+    elif nearly and differing:
+        raise DataError(
+            f"{path}: {width} feature columns, and {_what_last_column_is(differing, len(starts))}: "
+            "give --drop-last-column to drop it"
         )
     if leaking:
         advice = "give --drop-last-column to drop it" if leaking == [width - 1] else "remove it from the file"
         raise DataError(f"{path}: feature column {leaking[0] + 1} of {width} equals the label on every row; {advice}")
-    return table, (f"dropped feature column {width}: it is the label",) if options.drop_last_column else ()
+    return table, (_dropped_note(width, differing),) if options.drop_last_column else ()
+
+
+def _bags_where_last_column_differs(table: InstanceTable, starts: list[int]) -> list[str] | None:
+    """Bags in which the last column is not the label; None if it has not two values or differs in most bags."""
+    values_N = table.features_ND[:, -1]
+    low, high = float(values_N.min()), float(values_N.max())
+    if low == high or not np.isin(values_N, (low, high)).all():
+        return None
+    differs_N = (values_N == high) != (table.labels_N == 1)
+    bags = [
+        table.bag_ids[start] for start, stop in pairwise([*starts, len(table.bag_ids)]) if differs_N[start:stop].any()
+    ]
+    return bags if 2 * len(bags) < len(starts) else None
+
+
+def _what_last_column_is(differing: list[str] | None, num_bags: int) -> str:
+    if differing is None:
+        return "copies of this width carry the label as their last column"
+    if not differing:
+        return "the last column is the bag's label on every row"
+    same = num_bags - len(differing)
+    return f"the last column is the bag's label in {same} of {num_bags} bags (not in {_some(differing)})"
+
+
+def _dropped_note(width: int, differing: list[str] | None) -> str:
+    if differing is None:
+        return f"dropped feature column {width}: copies of this width carry the label there"
+    exception = f", except in bags {_some(differing)}, whose own label counts" if differing else ""
+    return f"dropped feature column {width}: it is the label{exception}"
+
+
+def _some(bags: list[str]) -> str:
+    return ", ".join(bags[:_SHOWN_BAGS]) + (", …" if len(bags) > _SHOWN_BAGS else "")
 
 
 def _label_columns(table: InstanceTable) -> list[int]:
@@ -182,5 +287,26 @@ def _recognise(path: Path, table: InstanceTable, starts: list[int]) -> str:
     return f"content is none of {', '.join(_KNOWN_SETS)}: {counts}"
 
 
+def _baked_in(features_ND: np.ndarray) -> tuple[str, ...]:
+    """A note if the copy was scaled with statistics of all its bags."""
+    with np.errstate(all="ignore"):  # infinite values are refused later, by their row
+        means_D, deviations_D = features_ND.mean(axis=0), features_ND.std(axis=0)
+    varying_D = deviations_D > 0
+    divisor = np.sqrt(len(features_ND) / max(len(features_ND) - 1, 1))
+    scores = any(np.allclose(deviations_D[varying_D] * by, 1, atol=_SCALING_TOLERANCE) for by in (1.0, divisor))
+    if varying_D.sum() > 1 and scores and np.allclose(means_D[varying_D], 0, atol=_SCALING_TOLERANCE):
+        found = "every column has mean 0 and standard deviation 1 over all instances"
+    elif (features_ND.min(), features_ND.max()) == (0, 1) and np.isin(features_ND, (0, 1)).mean() < 0.5:
+        found = "the smallest and largest of all values are exactly 0 and 1"
+    else:
+        return ()
+    return (
+        f"{found}: this copy was scaled with statistics of the whole set, so every test fold has leaked into every "
+        "training part; prefer a raw copy",
+    )
+
+
 def _read(table: InstanceTable, spans: Mapping[str, tuple[int, int]], bag_id: str) -> SourceBag:
-    return SourceBag(table.features_ND[slice(*spans[bag_id])])
+    rows = slice(*spans[bag_id])
+    truth_N = table.instance_labels_N
+    return SourceBag(table.features_ND[rows], instance_labels_N=None if truth_N is None else truth_N[rows])

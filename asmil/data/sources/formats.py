@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from asmil.data.sources.acmil import AcmilHdf5
 from asmil.data.sources.andrews import AndrewsSvm
+from asmil.data.sources.andrews_mat import AndrewsMat
 from asmil.data.sources.base import SourceFormat
+from asmil.data.sources.cell_mat import CellMat
 from asmil.data.sources.clam import ClamHdf5
+from asmil.data.sources.classic_csv import ClassicCsv
+from asmil.data.sources.comma_sparse import CommaSparse
+from asmil.data.sources.marugoto import MarugotoHdf5
+from asmil.data.sources.mmp import MmpHdf5
+from asmil.data.sources.npy_triple import NpyTriple
+from asmil.data.sources.pathforge import PathForgeHdf5
 from asmil.data.sources.prtools import PrtoolsMat
+from asmil.data.sources.stamp import StampHdf5
 from asmil.data.sources.trident import TridentHdf5
 from asmil.data.sources.uci import UciC45
 
@@ -16,7 +25,16 @@ FORMATS: tuple[SourceFormat, ...] = (
     UciC45(),
     AndrewsSvm(),
     PrtoolsMat(),
+    AndrewsMat(),
+    CellMat(),
+    ClassicCsv(),
+    CommaSparse(),
+    NpyTriple(),
     ClamHdf5(),
     TridentHdf5(),
     AcmilHdf5(),
+    StampHdf5(),
+    MarugotoHdf5(),
+    MmpHdf5(),
+    PathForgeHdf5(),
 )

@@ -14,13 +14,12 @@ import numpy as np
 
 from asmil.data.schema import FeatureDtype
 from asmil.data.sources.base import ReadOptions, Source, UnitKind
-from asmil.data.sources.classic import InstanceTable, check_numbering, open_classic
+from asmil.data.sources.classic import InstanceTable, ids_from_zero, open_classic
+from asmil.data.sources.matlab import damage_as_data_error, dense, matlab_variables, read_matlab
 from asmil.errors import DataError
 
 __all__ = ["PrtoolsMat"]
 
-MAX_FILE_BYTES = 256 << 20
-_MAGIC = b"MATLAB 5.0 MAT-file"
 _FIELDS = ("data", "nlab", "lablist", "ident")
 
 
@@ -35,46 +34,31 @@ class PrtoolsMat:
 
     def detect(self, path: Path) -> str | None:
         """A MATLAB v5 file whose variable `x` is a 1x1 struct or object."""
-        import scipy.io
-
-        with path.open("rb") as stream:
-            if stream.read(len(_MAGIC)) != _MAGIC:
-                return None
-        try:
-            variables = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-        except Exception as error:  # scipy raises many kinds on damaged files
-            raise DataError(f"{path}: a damaged MATLAB v5 file ({error}); get another copy") from None
-        shape, kind = variables.get("x", (None, None))
+        shape, kind = matlab_variables(path).get("x", ((), ""))
         if shape != (1, 1) or kind not in ("struct", "object"):
             return None
         return f"MATLAB v5 file with a 1x1 {kind} x"
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         """One bag per `milbag`; numbered bags get ids from 0, as in the `.svm` copies of the same sets."""
-        struct = _load(path)
-        features_ND = np.asarray(struct["data"], dtype=np.float64)
-        bag_ids, notes = _bag_ids(path, struct)
-        labels_N = _labels(path, struct)
-        if features_ND.ndim != 2 or not len(features_ND) == len(bag_ids) == len(labels_N):
-            raise DataError(
-                f"{path}: x.data {features_ND.shape}, x.nlab {labels_N.shape} and {len(bag_ids)} x.ident.milbag "
-                "disagree on the number of instances; get an undamaged copy"
-            )
-        title = str(np.asarray(struct["name"]).ravel()[0]) if "name" in struct and np.size(struct["name"]) else ""
-        named = (f"the file calls itself {title!r}",) if title else ()
-        return open_classic(path, InstanceTable(bag_ids, labels_N, features_ND), options, (*named, *notes))
+        with damage_as_data_error(path):
+            struct = _load(path)
+            features_ND = dense(path, "x.data", struct["data"])
+            bag_ids, notes = _bag_ids(path, struct)
+            labels_N = _labels(path, struct)
+            if features_ND.ndim != 2 or not len(features_ND) == len(bag_ids) == len(labels_N):
+                raise DataError(
+                    f"{path}: x.data {features_ND.shape}, x.nlab {labels_N.shape} and {len(bag_ids)} x.ident.milbag "
+                    "disagree on the number of instances; get an undamaged copy"
+                )
+            title = str(np.asarray(struct["name"]).ravel()[0]) if "name" in struct and np.size(struct["name"]) else ""
+            named = (f"the file calls itself {title!r}",) if title else ()
+            return open_classic(path, InstanceTable(bag_ids, labels_N, features_ND), options, (*named, *notes))
 
 
 def _load(path: Path) -> dict[str, Any]:
-    import scipy.io
-
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise DataError(f"{path}: {path.stat().st_size} bytes; PRTools copies of the classic sets hold a few MB")
-    try:
-        cell = scipy.io.loadmat(path, variable_names=("x",))["x"][0, 0]
-        struct = {name: cell[name] for name in cell.dtype.names}
-    except Exception as error:  # scipy raises many kinds on damaged files
-        raise DataError(f"{path}: cannot be read as a MATLAB v5 struct ({error}); get an undamaged copy") from None
+    cell = read_matlab(path, ("x",))["x"][0, 0]
+    struct = {name: cell[name] for name in cell.dtype.names or ()}
     missing = [name for name in _FIELDS if name not in struct]
     if missing:
         raise DataError(
@@ -101,6 +85,4 @@ def _bag_ids(path: Path, struct: dict[str, Any]) -> tuple[list[str], tuple[str, 
     milbag_N = ident[0, 0]["milbag"]
     if milbag_N.dtype.kind == "U":
         return [name.strip() for name in milbag_N.ravel().tolist()], ()
-    numbers = milbag_N.ravel().astype(np.int64)
-    check_numbering(path, numbers.tolist(), first=1)
-    return [str(number - 1) for number in numbers.tolist()], ("bag numbers from 1 became ids from 0",)
+    return ids_from_zero(path, dense(path, "x.ident.milbag", milbag_N).ravel())

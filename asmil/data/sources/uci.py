@@ -16,7 +16,7 @@ import numpy as np
 from asmil.data.schema import FeatureDtype
 from asmil.data.sources.base import ReadOptions, Source, UnitKind
 from asmil.data.sources.classic import InstanceTable, open_classic
-from asmil.data.sources.text import first_lines, numbered_lines
+from asmil.data.sources.text import first_lines, is_number, numbered_lines
 from asmil.errors import DataError
 
 __all__ = ["UciC45"]
@@ -74,19 +74,11 @@ def _columns(lines: list[str]) -> _Columns | None:
     if len(lines) > 1 and _HEADER.fullmatch(lines[0].strip()):
         return _CODED
     fields = lines[0].strip().split(",") if lines else []
-    if len(fields) < 4 or any(_is_number(name) for name in fields[:2]) or not all(map(_is_number, fields[2:])):
+    if len(fields) < 4 or any(is_number(name) for name in fields[:2]) or not all(map(is_number, fields[2:])):
         return None
     if _CONFORMATION.fullmatch(fields[0]) and not _CONFORMATION.fullmatch(fields[1]) and fields[2] in ("0", "1"):
         return _LABEL_THIRD
     return _CLASS_LAST if _CLASS.fullmatch(fields[-1]) else None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_header(path: Path, header: str, line: str) -> None:
