@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -352,6 +353,29 @@ def test_npy_triple_refuses_damage(tmp_path: Path, part: str, values: np.ndarray
     np.save(folder / f"X_{part}.npy", values)
     with pytest.raises(DataError, match=message):
         read_as("npy-triple", folder)
+
+
+class Payload:
+    """Unpickling it creates a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_a_pickle_in_place_of_an_array_is_refused_and_not_run(tmp_path: Path, as_array: bool) -> None:
+    folder = write_npy_triple(tmp_path / "x", "X", classic_set())
+    payload = Payload(tmp_path / "marker")
+    if as_array:
+        np.save(folder / "X_features.npy", np.array([[payload]], dtype=object), allow_pickle=True)
+    else:
+        (folder / "X_features.npy").write_bytes(pickle.dumps(payload))
+    with pytest.raises(DataError, match=r"X_features\.npy: cannot be read as a NumPy array"):
+        read_as("npy-triple", folder)
+    assert not payload.marker.exists()
 
 
 def test_npy_that_declares_more_than_it_stores_is_refused(tmp_path: Path) -> None:
