@@ -43,6 +43,23 @@ class Bag:
         """Number of instances N."""
         return self.features_ND.shape[0]
 
+    def take(self, rows: Tensor) -> Bag:
+        """The bag with some of its instances.
+
+        Args:
+            rows: Int64, ascending row numbers without repeats.
+
+        Returns:
+            A bag of those rows and of the same slides, of which some may have no rows left.
+        """
+        return replace(
+            self,
+            features_ND=self.features_ND[rows],
+            coords_N2=None if self.coords_N2 is None else self.coords_N2[rows],
+            slide_offsets=None if self.slide_offsets is None else torch.searchsorted(rows, self.slide_offsets),
+            instance_labels_N=None if self.instance_labels_N is None else self.instance_labels_N[rows],
+        )
+
 
 @dataclass(frozen=True)
 class BagBatch:
@@ -53,7 +70,8 @@ class BagBatch:
         features_MD: Features of all instances, bag after bag.
         offsets: Int64 [B + 1] on the CPU; bag b owns rows offsets[b]:offsets[b + 1].
         coords_M2: Coordinates, if every bag has them.
-        slide_offsets: Int64 [S + 1] row boundaries of stored slides over the whole batch, if known.
+        slide_offsets: Int64 [S + 1] row boundaries of stored slides over the whole batch, if known: no neighbourhood
+            reaches across them.
         seeds_B: Int64 [B] on the CPU: the random stream of each bag in this epoch; None draws from torch's own.
         extras: Further tensors an aggregator may need, by name.
     """
@@ -67,12 +85,13 @@ class BagBatch:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def pack(cls, bags: Sequence[Bag], *, seeds: Sequence[int] | None = None) -> BagBatch:
+    def pack(cls, bags: Sequence[Bag], *, seeds: Sequence[int] | None = None, pin_memory: bool = False) -> BagBatch:
         """Pack bags in the given order.
 
         Args:
             bags: At least one bag; all of one feature width.
             seeds: One random stream per bag.
+            pin_memory: Put the rows into page-locked memory, from which a GPU copies while the CPU goes on.
 
         Returns:
             The packed batch.
@@ -92,9 +111,9 @@ class BagBatch:
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         return cls(
             bag_ids=tuple(bag.bag_id for bag in bags),
-            features_MD=bags[0].features_ND if len(bags) == 1 else torch.cat([bag.features_ND for bag in bags]),
+            features_MD=_join([bag.features_ND for bag in bags], pin_memory),
             offsets=offsets,
-            coords_M2=_pack_coords(bags),
+            coords_M2=_pack_coords(bags, pin_memory),
             slide_offsets=_pack_slide_offsets(bags, offsets),
             seeds_B=None if seeds is None else torch.tensor(list(seeds), dtype=torch.int64),
         )
@@ -115,7 +134,11 @@ class BagBatch:
         return self.offsets.diff().tolist()
 
     def to(self, device: torch.device | str) -> BagBatch:
-        """The same batch with its per-instance tensors on another device; offsets and seeds stay on the CPU."""
+        """The same batch with its per-instance tensors on another device; offsets and seeds stay on the CPU.
+
+        From pinned memory the copies to a GPU are asynchronous. The batch may be dropped at once: torch hands a pinned
+        block out again only when the copies from it are done, and then without asking the system for memory.
+        """
         return replace(
             self,
             features_MD=self.features_MD.to(device, non_blocking=True),
@@ -128,9 +151,16 @@ class BagBatch:
         return replace(self, features_MD=features_MD)
 
 
-def _pack_coords(bags: Sequence[Bag]) -> Tensor | None:
+def _join(parts: Sequence[Tensor], pin_memory: bool) -> Tensor:
+    if not pin_memory:
+        return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+    return torch.cat(list(parts), out=torch.empty(shape, dtype=parts[0].dtype, pin_memory=True))
+
+
+def _pack_coords(bags: Sequence[Bag], pin_memory: bool) -> Tensor | None:
     coords = [bag.coords_N2 for bag in bags if bag.coords_N2 is not None]
-    return torch.cat(coords) if len(coords) == len(bags) else None
+    return _join(coords, pin_memory) if len(coords) == len(bags) else None
 
 
 def _pack_slide_offsets(bags: Sequence[Bag], offsets: Tensor) -> Tensor | None:

@@ -152,6 +152,7 @@ NOT_HASHED = (
     "data.labels.table",
     "data.batch_instances",
     "data.prefetch_threads",
+    "data.prefetch_mib",
     "train.device",
     "search.trials",
     "search.max_concurrent",
@@ -172,6 +173,16 @@ class ExperimentSpec(StrictModel):
     train: TrainConfig = TrainConfig()
     search: SearchConfig = SearchConfig()
     references: tuple[ReferenceFigure, ...] = ()
+
+    @model_validator(mode="after")
+    def _memory_needs_all_instances(self) -> ExperimentSpec:
+        anchor = self.model.anchor
+        if self.data.sample_instances is not None and anchor is not None and anchor.target == "temporal":
+            raise ValueError(
+                "data.sample_instances trains on other instances in every epoch, but model.anchor.target: temporal "
+                "remembers the attention of each; leave one of them out"
+            )
+        return self
 
     def tree(self) -> dict[str, Any]:
         """The experiment as plain data; `ExperimentSpec.model_validate` of it gives the same experiment."""

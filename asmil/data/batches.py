@@ -1,20 +1,20 @@
-"""From a cohort to packed micro-batches: a deterministic order, a bound on memory, and threads that read ahead."""
+"""From a cohort to packed micro-batches: what a rank computes in each step, read ahead by threads within a bound."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, pairwise
-from typing import TypeVar
-
-import xxhash
+from itertools import pairwise
+from typing import Generic, TypeVar
 
 from asmil.bags import BagBatch
 from asmil.data.cohort import Cohort
+from asmil.data.config import DataConfig
+from asmil.data.sampling import bag_seed, kept_rows, rank_shares, steps_of_epoch
 
-__all__ = ["MicroBatch", "TrainLoader", "bag_seed", "evaluation_batches"]
+__all__ = ["MicroBatch", "TrainLoader", "evaluation_batches"]
 
 LOOK_AHEAD = 2
 
@@ -22,35 +22,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def bag_seed(seed: int, epoch: int, bag_id: str) -> int:
-    """The random stream of a bag in an epoch: the same in any batch, on any rank, after any resume.
-
-    Returns:
-        A whole number below 2**63.
-
-    Example:
-        >>> bag_seed(0, 1, "a") == bag_seed(0, 1, "a") != bag_seed(0, 2, "a")
-        True
-    """
-    return _stream("bag", seed, epoch, bag_id)
-
-
-def _stream(purpose: str, seed: int, epoch: int, bag_id: str) -> int:
-    return int(xxhash.xxh3_64_intdigest(f"{purpose}/{seed}/{epoch}/{bag_id}".encode())) >> 1
-
-
 @dataclass(frozen=True)
 class MicroBatch:
-    """A part of an optimizer step that is computed at once.
+    """A part of an optimizer step that a rank computes at once.
 
     Attributes:
-        batch: The bags.
+        batch: The bags; None if this rank has no bag in the step, to which it then adds nothing.
         step: Number of the step in its epoch, from 0.
-        bags_in_step: Bags of the whole step, by which losses are divided.
+        bags_in_step: Bags of the whole step on all ranks, by which losses are divided.
         last_in_step: Whether the optimizer steps after this micro-batch.
     """
 
-    batch: BagBatch
+    batch: BagBatch | None
     step: int
     bags_in_step: int
     last_in_step: bool
@@ -65,41 +48,57 @@ class _Plan:
 
 
 class TrainLoader:
-    """Training bags in a new order each epoch, cut into steps and steps into micro-batches.
+    """Training bags in a new order each epoch, cut into steps, steps shared among ranks, shares cut into micro-batches.
 
-    The order is a pure function of (seed, epoch) and the set of bags, not of the order they are given in. Every bag
-    comes once per epoch; the last step may have fewer bags.
+    Which bags form a step is a pure function of (seed, epoch) and the set of bags, not of the order they are given in
+    or the number of ranks. Every bag comes once per epoch, on one rank; the last step may have fewer bags. Every rank
+    comes to the end of every step.
 
     Args:
         cohort: Where the bags are.
         bag_ids: The training bags.
-        bags_per_step: Bags of an optimizer step.
-        batch_instances: Upper bound of instances in a micro-batch; a larger bag is one of its own, never cut.
-        seed: Seed of order and of the bags' random streams.
-        threads: Threads that read ahead; 0 reads when asked.
+        data: Grouping, sub-sampling, size of micro-batches and reading ahead.
+        bags_per_step: Bags of an optimizer step, over all ranks.
+        seed: Seed of order, sub-sampling and the bags' random streams.
+        pin_memory: Read into page-locked memory.
+        rank: Which of the ranks this is, from 0.
+        world_size: Number of ranks.
     """
 
     def __init__(
         self,
         cohort: Cohort,
         bag_ids: Sequence[str],
+        data: DataConfig,
         *,
         bags_per_step: int,
-        batch_instances: int,
         seed: int,
-        threads: int,
+        pin_memory: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
+        assert 0 <= rank < world_size
         self._cohort = cohort
-        self._lengths = {bag_id: cohort.length(bag_id) for bag_id in bag_ids}
+        self._data = data
+        self._whole_lengths = {bag_id: cohort.length(bag_id) for bag_id in bag_ids}
+        most = data.sample_instances
+        self._lengths = {
+            bag_id: length if most is None else min(length, most) for bag_id, length in self._whole_lengths.items()
+        }
         self._bags_per_step = bags_per_step
-        self._batch_instances = batch_instances
         self._seed = seed
-        self._threads = threads
+        self._pin_memory = pin_memory
+        self._rank, self._world_size = rank, world_size
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
         return -(-len(self._lengths) // self._bags_per_step)
+
+    @property
+    def instances_per_step(self) -> float:
+        """Instances of a mean step over all ranks."""
+        return sum(self._lengths.values()) / self.steps_per_epoch
 
     def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[MicroBatch]:
         """The micro-batches of an epoch; closing the iterator stops the threads.
@@ -113,37 +112,74 @@ class TrainLoader:
         """
 
         def read(plan: _Plan) -> MicroBatch:
-            seeds = [bag_seed(self._seed, epoch, bag_id) for bag_id in plan.bag_ids]
-            batch = self._cohort.read_batch(plan.bag_ids, seeds=seeds)
+            batch = self._read(plan.bag_ids, epoch) if plan.bag_ids else None
             return MicroBatch(batch, plan.step, plan.bags_in_step, plan.last_in_step)
 
-        return _read_ahead(self._plans(epoch, start_step), read, self._threads)
+        return _read_ahead(self._plans(epoch, start_step), read, self._bytes, self._data)
+
+    def _read(self, bag_ids: Sequence[str], epoch: int) -> BagBatch:
+        seeds = [bag_seed(self._seed, epoch, bag_id) for bag_id in bag_ids]
+        rows = None
+        if (most := self._data.sample_instances) is not None:
+            rows = [
+                kept_rows(self._whole_lengths[bag_id], most, seed=self._seed, epoch=epoch, bag_id=bag_id)
+                for bag_id in bag_ids
+            ]
+        return self._cohort.read_batch(bag_ids, seeds=seeds, rows=rows, pin_memory=self._pin_memory)
 
     def _plans(self, epoch: int, start_step: int) -> Iterator[_Plan]:
-        order = sorted(self._lengths, key=lambda bag_id: _stream("order", self._seed, epoch, bag_id))
-        for step in range(start_step, self.steps_per_epoch):
-            bag_ids = order[step * self._bags_per_step : (step + 1) * self._bags_per_step]
-            parts = _fill(bag_ids, [self._lengths[bag_id] for bag_id in bag_ids], self._batch_instances)
+        steps = steps_of_epoch(
+            self._lengths,
+            bags_per_step=self._bags_per_step,
+            seed=self._seed,
+            epoch=epoch,
+            group_lengths=self._data.group_lengths,
+        )
+        for step in range(start_step, len(steps)):
+            bag_ids = self._share(steps[step])
+            lengths = [self._lengths[bag_id] for bag_id in bag_ids]
+            parts = _fill(bag_ids, lengths, self._data.batch_instances) or [()]
             for position, part in enumerate(parts, start=1):
-                yield _Plan(part, step, len(bag_ids), last_in_step=position == len(parts))
+                yield _Plan(part, step, len(steps[step]), last_in_step=position == len(parts))
+
+    def _share(self, bag_ids: list[str]) -> list[str]:
+        """The bags of a step that this rank computes, in the order of the step."""
+        if self._world_size == 1:
+            return bag_ids
+        shares = rank_shares([self._lengths[bag_id] for bag_id in bag_ids], self._world_size)
+        return [bag_ids[position] for position in shares[self._rank]]
+
+    def _bytes(self, plan: _Plan) -> int:
+        """Most memory that a batch takes; sub-sampled ones are packed from parts, with one bag in memory whole."""
+        instances = sum(self._lengths[bag_id] for bag_id in plan.bag_ids)
+        if self._data.sample_instances is not None:
+            instances = 2 * instances + max((self._whole_lengths[bag_id] for bag_id in plan.bag_ids), default=0)
+        return instances * self._cohort.instance_bytes
 
 
 def evaluation_batches(
-    cohort: Cohort, bag_ids: Sequence[str], *, batch_instances: int, threads: int
+    cohort: Cohort, bag_ids: Sequence[str], data: DataConfig, *, pin_memory: bool = False
 ) -> Iterator[BagBatch]:
-    """The bags in the given order, packed up to a number of instances; without random streams.
+    """The bags in the given order with all their instances, packed up to a number of them; without random streams.
 
     Args:
         cohort: Where the bags are.
         bag_ids: The bags.
-        batch_instances: Upper bound of instances in a batch; a larger bag is one of its own.
-        threads: Threads that read ahead; 0 reads when asked.
+        data: Size of batches (a larger bag is one of its own) and reading ahead.
+        pin_memory: Read into page-locked memory.
 
     Raises:
         IntegrityError: Stored bytes are damaged; raised where the batch would have come.
     """
-    parts = _fill(bag_ids, [cohort.length(bag_id) for bag_id in bag_ids], batch_instances)
-    return _read_ahead(iter(parts), cohort.read_batch, threads)
+
+    def read(part: tuple[str, ...]) -> BagBatch:
+        return cohort.read_batch(part, pin_memory=pin_memory)
+
+    def num_bytes(part: tuple[str, ...]) -> int:
+        return cohort.instance_bytes * sum(cohort.length(bag_id) for bag_id in part)
+
+    parts = _fill(bag_ids, [cohort.length(bag_id) for bag_id in bag_ids], data.batch_instances)
+    return _read_ahead(iter(parts), read, num_bytes, data)
 
 
 def _fill(bag_ids: Sequence[str], lengths: Sequence[int], budget: int) -> list[tuple[str, ...]]:
@@ -162,18 +198,60 @@ def _fill(bag_ids: Sequence[str], lengths: Sequence[int], budget: int) -> list[t
     return [tuple(bag_ids[start:stop]) for start, stop in pairwise([*cuts, len(bag_ids)]) if stop > start]
 
 
-def _read_ahead(items: Iterator[Item], read: Callable[[Item], Result], threads: int) -> Iterator[Result]:
-    """`map(read, items)` with up to `LOOK_AHEAD` results, or one per thread, made before they are asked for."""
-    if threads == 0:
+def _read_ahead(
+    items: Iterator[Item], read: Callable[[Item], Result], num_bytes: Callable[[Item], int], data: DataConfig
+) -> Iterator[Result]:
+    """`map(read, items)` with results made before they are asked for, as many as threads and memory allow."""
+    if data.prefetch_threads == 0:
         yield from map(read, items)
         return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="asmil-read")
+    pool = ThreadPoolExecutor(data.prefetch_threads, thread_name_prefix="asmil-read")
+    ahead = _Ahead(items, lambda item: pool.submit(read, item), num_bytes, data)
+    ready: list[Result] = []
     try:
-        pending = deque(pool.submit(read, item) for item in islice(items, max(LOOK_AHEAD, threads)))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(read, item) for item in islice(items, 1))
-            yield result
-            del result
+        ahead.fill()
+        while ahead.pending:
+            ready.append(ahead.take())
+            ahead.fill()
+            yield ready.pop()  # nothing here refers to the result while its user works with it
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Ahead(Generic[Item, Result]):
+    """Results being made or waiting, oldest first.
+
+    There are at most `LOOK_AHEAD`, or one per thread, and together they take at most `data.prefetch_mib`; one is
+    allowed whatever it takes.
+    """
+
+    def __init__(
+        self,
+        items: Iterator[Item],
+        submit: Callable[[Item], Future[Result]],
+        num_bytes: Callable[[Item], int],
+        data: DataConfig,
+    ) -> None:
+        self.pending: deque[tuple[Future[Result], int]] = deque()
+        self._sized = ((item, num_bytes(item)) for item in items)
+        self._submit = submit
+        self._next = next(self._sized, None)
+        self._depth = max(LOOK_AHEAD, data.prefetch_threads)
+        self._most_bytes = data.prefetch_mib << 20
+        self._bytes = 0
+
+    def fill(self) -> None:
+        """Begin to make as many results as there is room for."""
+        while self._next is not None and len(self.pending) < self._depth:
+            item, size = self._next
+            if self.pending and self._bytes + size > self._most_bytes:
+                return
+            self.pending.append((self._submit(item), size))
+            self._bytes += size
+            self._next = next(self._sized, None)
+
+    def take(self) -> Result:
+        """Wait for the oldest result and hand it over."""
+        future, size = self.pending.popleft()
+        self._bytes -= size
+        return future.result()

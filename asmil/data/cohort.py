@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from asmil.bags import Bag, BagBatch
 from asmil.data.config import DataConfig, LabelColumns
 from asmil.data.labels import first_of, normalise_labels, read_label_table
+from asmil.data.schema import COORD_DTYPES, FEATURE_DTYPES
 from asmil.data.store import BagStore
 from asmil.errors import ConfigError, DataError
 
@@ -122,19 +124,42 @@ class Cohort:
             instance_labels_N=packed.instance_labels_M,
         )
 
-    def read_batch(self, bag_ids: Sequence[str], *, seeds: Sequence[int] | None = None) -> BagBatch:
+    @property
+    def instance_bytes(self) -> int:
+        """Bytes of one instance in memory: features, coordinates and instance labels as stored."""
+        info = self.store.info
+        coords = 2 * COORD_DTYPES[info.coord_dtype].numpy.itemsize if info.coord_dtype else 0
+        return info.num_features * FEATURE_DTYPES[info.dtype].numpy.itemsize + coords + info.has_instance_labels
+
+    def read_batch(
+        self,
+        bag_ids: Sequence[str],
+        *,
+        seeds: Sequence[int] | None = None,
+        rows: Sequence[np.ndarray | None] | None = None,
+        pin_memory: bool = False,
+    ) -> BagBatch:
         """`BagBatch.pack` of the bags, read straight into the batch without a copy per bag.
 
         Args:
             bag_ids: At least one bag.
             seeds: One random stream per bag.
+            rows: Per bag the rows to keep, ascending, or None for all of them. Bags are then read whole (only so is
+                their checksum checked) but one at a time.
+            pin_memory: Read into page-locked memory, from which a GPU copies while the CPU goes on.
 
         Raises:
             DataError: A bag is not in this cohort.
             IntegrityError: Stored bytes are damaged.
         """
+        if rows is not None and any(kept is not None for kept in rows):
+            bags = (self.read(bag_id) for bag_id in bag_ids)
+            parts = [
+                bag if kept is None else bag.take(torch.from_numpy(kept)) for bag, kept in zip(bags, rows, strict=True)
+            ]
+            return BagBatch.pack(parts, seeds=seeds, pin_memory=pin_memory)
         slides = [self._slides_of(bag_id) for bag_id in bag_ids]
-        packed = self.store.read_slides([slide_id for part in slides for slide_id in part])
+        packed = self.store.read_slides([slide_id for part in slides for slide_id in part], pin_memory=pin_memory)
         first_slide = torch.tensor([0, *(len(part) for part in slides)]).cumsum(0)
         return BagBatch(
             bag_ids=tuple(bag_ids),

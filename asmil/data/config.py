@@ -52,6 +52,11 @@ class DataConfig(StrictModel):
         bag: `slide`: one bag per stored slide; `patient`: all slides of a group form one bag.
         batch_instances: Upper bound of instances in one micro-batch; a larger bag is a micro-batch of its own.
         prefetch_threads: Threads that read ahead; 0 reads in the training thread.
+        prefetch_mib: Upper bound of the batches that are read ahead, in MiB; one batch is read ahead in any case.
+        group_lengths: Form steps of bags of similar length, so that ranks are evenly loaded. A step is then no plain
+            random sample of the bags, which losses over a whole step (Cox, ranking) and published protocols need.
+        sample_instances: Train on this many random instances of a longer bag, others in every epoch; None trains on
+            all. Evaluation always takes all.
         allow_missing: Drop labels without bags and bags without labels (listed in the log) instead of refusing.
     """
 
@@ -60,6 +65,9 @@ class DataConfig(StrictModel):
     bag: Literal["slide", "patient"] = "slide"
     batch_instances: int = Field(default=100_000, ge=1)
     prefetch_threads: int = Field(default=2, ge=0, le=64)
+    prefetch_mib: int = Field(default=1024, ge=1)
+    group_lengths: bool = False
+    sample_instances: int | None = Field(default=None, ge=1)
     allow_missing: bool = False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,15 +122,16 @@ class BagStore:
             instance_labels_N=packed.instance_labels_M,
         )
 
-    def read_slides(self, slide_ids: Sequence[str]) -> PackedSlides:
-        """Read slides one after another into one allocation; raises what `read` raises."""
+    def read_slides(self, slide_ids: Sequence[str], *, pin_memory: bool = False) -> PackedSlides:
+        """Read slides one after another into one allocation, page-locked if asked for; raises what `read` raises."""
         rows = [self._row(slide_id) for slide_id in slide_ids]
         starts = [0]
         for row in rows:
             starts.append(starts[-1] + row.n)
         info, total = self.info, starts[-1]
-        features_MD = torch.empty((total, info.num_features), dtype=_TORCH_DTYPES[info.dtype])
-        coords_M2 = torch.empty((total, 2), dtype=_TORCH_DTYPES[info.coord_dtype]) if info.coord_dtype else None
+        empty = partial(torch.empty, pin_memory=pin_memory)
+        features_MD = empty((total, info.num_features), dtype=_TORCH_DTYPES[info.dtype])
+        coords_M2 = empty((total, 2), dtype=_TORCH_DTYPES[info.coord_dtype]) if info.coord_dtype else None
         labels_M = torch.empty(total, dtype=torch.int8) if info.has_instance_labels else None
         features, coords, labels = _bytes_of(features_MD), _bytes_of(coords_M2), _bytes_of(labels_M)
         done_feat = done_coord = done_label = 0

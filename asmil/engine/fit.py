@@ -21,9 +21,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from asmil.data.batches import MicroBatch, TrainLoader, bag_seed
+from asmil.bags import BagBatch
+from asmil.data.batches import MicroBatch, TrainLoader
 from asmil.data.cohort import Cohort
 from asmil.data.config import DataConfig
+from asmil.data.sampling import bag_seed
 from asmil.engine.checkpoint import load_checkpoint, save_checkpoint
 from asmil.engine.config import TrainConfig
 from asmil.engine.optim import build_optimizer, learning_rate
@@ -162,20 +164,16 @@ class _Run:
         directory: Path | None,
     ) -> None:
         self.device = resolve_device(config)
-        if self.device.type == "cpu":
-            use_threads(_instances_per_step(data, config) * data.cohort.num_features)
         self.model = model.to(self.device)
         self.prepared, self.data, self.config = prepared, data, config
         self.monitor, self.epoch_rule, self.directory = monitor, epoch_rule, directory
         self.optimizer = build_optimizer(model.aggregator.parameters(), config)
         self.loader = TrainLoader(
-            data.cohort,
-            data.train_ids,
-            bags_per_step=config.bags_per_step,
-            batch_instances=data.config.batch_instances,
-            seed=config.seed,
-            threads=data.config.prefetch_threads,
-        )
+            data.cohort, data.train_ids, data.config, bags_per_step=config.bags_per_step, seed=config.seed,
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+        if self.device.type == "cpu":
+            use_threads(self.loader.instances_per_step * data.cohort.num_features)
         self.position = {bag_id: row for row, bag_id in enumerate(data.train_ids)}
         target = prepared.target(data.cohort.frame(data.train_ids))
         self.target = {name: value.to(self.device) for name, value in target.items()}
@@ -196,7 +194,8 @@ class _Run:
         before = progress.sums.bags
         self.model.train()
         for micro in self.loader.epoch(progress.epoch, start_step=progress.step):
-            self._backward(micro)
+            if micro.batch is not None:
+                self._backward(micro.batch, micro.bags_in_step)
             if micro.last_in_step:
                 self._step(micro)
                 if interrupted.is_set():
@@ -215,8 +214,8 @@ class _Run:
             self.save()
         return record
 
-    def _backward(self, micro: MicroBatch) -> None:
-        batch = self.prepared.transform(micro.batch.to(self.device))
+    def _backward(self, bags: BagBatch, bags_in_step: int) -> None:
+        batch = self.prepared.transform(bags.to(self.device))
         rows = [self.position[bag_id] for bag_id in batch.bag_ids]
         target = {name: value[rows] for name, value in self.target.items()}
         with autocast(self.config, self.device):
@@ -227,7 +226,7 @@ class _Run:
         if kl_B is not None:
             assert self.model.anchor is not None
             loss_B = loss_B + self.model.anchor.config.kl_weight * kl_B
-        torch.autograd.backward(loss_B.sum() / micro.bags_in_step)
+        torch.autograd.backward(loss_B.sum() / bags_in_step)
         with torch.no_grad():
             kl = torch.zeros((), device=self.device) if kl_B is None else kl_B.sum()
             self.progress.sums.values += torch.stack([loss_B.sum(), task_B.sum(), kl]).double()
@@ -257,10 +256,11 @@ class _Run:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
             loss, task_loss, kl = progress.sums.values.tolist()
+            last_bags = micro.batch.bag_ids[:3] if micro.batch else ()
             raise TrainingError(
                 f"epoch {progress.epoch + 1}, step {micro.step + 1}: the gradient is not finite "
                 f"(sums so far: loss {loss:.4g}, task loss {task_loss:.4g}, KL {kl:.4g}; last bags "
-                f"{', '.join(micro.batch.bag_ids[:3])}); lower train.lr (now {config.lr}) or check the features "
+                f"{', '.join(last_bags)}); lower train.lr (now {config.lr}) or check the features "
                 "with python -m asmil.data.verify"
             )
         if config.clip_norm is not None:
@@ -376,11 +376,6 @@ class _Run:
             f"protocol.epoch_rule: best_validation found no epoch: {self.monitor.metric} could not be computed on "
             f"{len(self.data.validation_ids)} validation bags ({reason}); enlarge protocol.inner or use last"
         )
-
-
-def _instances_per_step(data: FitData, config: TrainConfig) -> float:
-    mean = sum(data.cohort.length(bag_id) for bag_id in data.train_ids) / len(data.train_ids)
-    return mean * min(config.bags_per_step, len(data.train_ids))
 
 
 @contextmanager

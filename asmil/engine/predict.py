@@ -63,8 +63,7 @@ def outputs_of(
     """
     device = next(model.parameters()).device
     model.eval()
-    batches = evaluation_batches(cohort, bag_ids, batch_instances=data.batch_instances, threads=data.prefetch_threads)
-    for batch in batches:
+    for batch in evaluation_batches(cohort, bag_ids, data, pin_memory=device.type == "cuda"):
         with torch.inference_mode(), autocast(train, device):
             output = model(prepared.transform(batch.to(device)))
         if not output.logits_BC.isfinite().all():
