@@ -15,6 +15,8 @@ from asmil.data.sources.mmp import MmpHdf5
 from asmil.data.sources.npy_triple import NpyTriple
 from asmil.data.sources.pathforge import PathForgeHdf5
 from asmil.data.sources.prtools import PrtoolsMat
+from asmil.data.sources.pt import MilBaselinePt, TensorPt, TridentPt
+from asmil.data.sources.slideflow import SlideflowBags
 from asmil.data.sources.stamp import StampHdf5
 from asmil.data.sources.trident import TridentHdf5
 from asmil.data.sources.uci import UciC45
@@ -37,4 +39,8 @@ FORMATS: tuple[SourceFormat, ...] = (
     MarugotoHdf5(),
     MmpHdf5(),
     PathForgeHdf5(),
+    TensorPt(),
+    MilBaselinePt(),
+    TridentPt(),
+    SlideflowBags(),
 )
