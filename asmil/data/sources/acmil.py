@@ -11,13 +11,14 @@ from pathlib import Path
 
 import h5py
 
-from asmil.data.schema import FeatureDtype
-from asmil.data.sources.base import ReadOptions, SlideHeader, Source, SourceBag, UnitKind
-from asmil.data.sources.hdf5 import attributes, group_at, is_hdf5, numeric_dataset, open_hdf5
-from asmil.data.sources.tiles import describe, tile_datasets
-from asmil.errors import DataError
+from asmil.data.schema import FeatureDtype, check_slide_id
+from asmil.data.sources.base import ContentError, ReadOptions, SlideHeader, Source, SourceBag, UnitKind
+from asmil.data.sources.hdf5 import attribute, group_at, is_hdf5, numeric_dataset, open_hdf5
+from asmil.data.sources.tiles import TileDatasets, describe, tile_datasets
 
 __all__ = ["AcmilHdf5"]
+
+_KEYS_OF_OTHERS = {"bags", "features", "feats", "patch_embeddings"}  # at the root of per-slide files
 
 
 class AcmilHdf5:
@@ -30,17 +31,20 @@ class AcmilHdf5:
     sidecars: tuple[str, ...] = ()
 
     def detect(self, path: Path) -> str | None:
-        """Groups at the root, the first of them with `feat` and `coords`."""
+        """A group first at the root, with `feat` and `coords`."""
         if not is_hdf5(path):
             return None
         with open_hdf5(path) as file:
-            if len(file) == 0 or "features" in file:
+            name = next(iter(file), None)
+            if name is None or _KEYS_OF_OTHERS & set(file):
                 return None
-            first = group_at(file, next(iter(file)), path)
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                return None
+            first = group_at(file, name, path)
             if first is None or not {"feat", "coords"} <= set(first):
                 return None
             found = describe(numeric_dataset(first, "feat", path), numeric_dataset(first, "coords", path))
-            return f"HDF5 with {len(file)} groups, the first ({first.name}) with {found}"
+            return f"HDF5 with {len(file)} groups, the first ({first.name!a}) with {found}"
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         """One bag per group that has instances, in the order of the names."""
@@ -49,28 +53,35 @@ class AcmilHdf5:
         labels: dict[str, dict[str, int]] = {}
         with open_hdf5(path) as file:
             for name in sorted(file):
+                check_slide_id(name)
                 group = group_at(file, name, path)
                 if group is None or not {"feat", "coords"} <= set(group):
-                    raise DataError(f"{path}: /{name} has no feat and coords; expected both in every slide's group")
+                    raise ContentError(f"{path}: /{name} has no feat and coords; expected both in every slide's group")
                 if numeric_dataset(group, "feat", path).shape[:1] == (0,):
                     no_tissue.append(name)
                     continue
-                slides.append(tile_datasets(group, "feat", path).header(name))
+                tiles = _tiles(group, path)
+                tiles.check_complete(path)
+                slides.append(tiles.header(name))
                 labels |= _label(group, name, path)
         return Source(tuple(slides), partial(_read, path), no_tissue=tuple(no_tissue), labels=labels)
+
+
+def _tiles(group: h5py.Group, path: Path) -> TileDatasets:
+    return tile_datasets(numeric_dataset(group, "feat", path), numeric_dataset(group, "coords", path), path)
 
 
 def _read(path: Path, slide_id: str) -> SourceBag:
     with open_hdf5(path) as file:
         group = group_at(file, slide_id, path)
         assert group is not None, "open() has seen it"
-        return tile_datasets(group, "feat", path).read()
+        return _tiles(group, path).read()
 
 
 def _label(group: h5py.Group, slide_id: str, path: Path) -> dict[str, dict[str, int]]:
-    value = attributes(group).get("label")
+    value = attribute(group, "label", path)
     if value is None:
         return {}
     if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
-        raise DataError(f"{path}: attribute label of {group.name} is {value!r}, expected an integer")
+        raise ContentError(f"{path}: attribute label of {group.name} is {value!r}, expected an integer")
     return {slide_id: {"label": int(value)}}

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import h5py
 
 from asmil.data.schema import DatasetFacts, FeatureDtype
-from asmil.data.sources.base import ReadOptions, Source, SourceBag, UnitKind
-from asmil.data.sources.hdf5 import attribute_number, attributes, is_hdf5, numeric_dataset, open_hdf5
-from asmil.data.sources.tiles import describe, slide_id_of, tile_datasets
+from asmil.data.sources.base import ContentError, ReadOptions, Source, SourceBag, UnitKind
+from asmil.data.sources.hdf5 import attribute, attribute_number, is_hdf5, numeric_dataset, open_hdf5
+from asmil.data.sources.tiles import TileDatasets, describe, has_features, slide_id_of, tile_datasets, tile_source
 from asmil.errors import DataError
 
 __all__ = ["TridentHdf5"]
+
+_ATTRIBUTES = ("encoder", "name", "patch_size", "patch_size_level0", "savetodir", "target_magnification")
 
 
 class TridentHdf5:
@@ -31,48 +32,61 @@ class TridentHdf5:
     sidecars: tuple[str, ...] = ()
 
     def detect(self, path: Path) -> str | None:
-        """Keys `features` of rank 1 or 2 and `coords`, at least one with attributes."""
+        """Keys `features` of rank 1 or 2 and `coords`, at least one with attributes, and no `labels`.
+
+        Raises:
+            DataError: It is one of TRIDENT's coordinate files.
+        """
         if not is_hdf5(path):
             return None
         with open_hdf5(path) as file:
-            if not {"features", "coords"} <= set(file):
+            keys = set(file)
+            if keys == {"coords"} and "patch_size_level0" in numeric_dataset(file, "coords", path).attrs:
+                raise DataError(
+                    f"{path}: a coordinate file of TRIDENT without features; give the folder features_<encoder> beside "
+                    "its patches folder"
+                )
+            if not has_features(keys) or "coords" not in keys:
                 return None
             features, coords = numeric_dataset(file, "features", path), numeric_dataset(file, "coords", path)
-            named = sorted({*features.attrs, *coords.attrs})
-            if features.ndim not in (1, 2) or not named:
+            if features.ndim not in (1, 2) or not (len(features.attrs) or len(coords.attrs)):
                 return None
-            return f"HDF5 with {describe(features, coords)} and attributes {', '.join(named)}"
+            named = [name for name in _ATTRIBUTES if name in features.attrs or name in coords.attrs]
+            return f"HDF5 with {describe(features, coords)} and attributes {', '.join(named) or 'of other names'}"
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         """The slide of the file name, or its mention in `no_tissue`."""
-        slide_id = slide_id_of(path)
+        read = partial(_read, path)
         with open_hdf5(path) as file:
-            shape = file["features"].shape
-            if shape[0] == 0:
-                return Source((), partial(_read, path), no_tissue=(slide_id,))
+            shape = numeric_dataset(file, "features", path).shape
+            if shape == (0,):
+                return Source((), read, no_tissue=(slide_id_of(path),))
             if len(shape) == 1:
-                raise DataError(
+                raise ContentError(
                     f"{path}: features has rank 1 ({shape[0]} values): a slide vector of TRIDENT, not patch features; "
                     "multiple-instance learning needs one row per tile: give the folder features_<encoder>, not "
                     "slide_features_<encoder>"
                 )
-            header = tile_datasets(file, "features", path).header(slide_id)
-            return Source((header,), partial(_read, path), _facts(file, path))
+            return tile_source(path, _tiles(file, path), read, _facts(file, path))
+
+
+def _tiles(file: h5py.File, path: Path) -> TileDatasets:
+    return tile_datasets(numeric_dataset(file, "features", path), numeric_dataset(file, "coords", path), path)
 
 
 def _read(path: Path, slide_id: str) -> SourceBag:
     with open_hdf5(path) as file:
-        return tile_datasets(file, "features", path).read()
+        return _tiles(file, path).read()
 
 
 def _facts(file: h5py.File, path: Path) -> DatasetFacts:
-    on_coords: dict[str, Any] = attributes(file["coords"])
-    encoder = attributes(file["features"]).get("encoder")
-    tile_size = attribute_number(on_coords, "patch_size", path)
-    overlap = attribute_number(on_coords, "overlap", path)
+    coords = file["coords"]
+    encoder = attribute(file["features"], "encoder", path)
+    tile_size = attribute_number(coords, "patch_size", path)
+    overlap = attribute_number(coords, "overlap", path)
     return DatasetFacts(
         encoder=None if encoder is None else str(encoder),
-        magnification=attribute_number(on_coords, "target_magnification", path),
+        magnification=attribute_number(coords, "target_magnification", path),
         tile_size=None if tile_size is None else int(tile_size),
         coord_unit="level0_px",
         coord_origin="top_left",
