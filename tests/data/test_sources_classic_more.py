@@ -253,6 +253,15 @@ def test_csv_without_header(tmp_path: Path, pack: Callable[[bytes], bytes]) -> N
     assert_holds(*read_as("classic-csv", tmp_path / "x"), data)
 
 
+def test_text_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path: Path) -> None:
+    line = csv_lines(classic_set())[0].encode()
+    (tmp_path / "x").write_bytes(gzip.compress(line + b"\n" * (1 << 25)))
+    size = (tmp_path / "x").stat().st_size
+    assert size * 1000 < 1 << 25
+    with pytest.raises(DataError, match=rf"more than {max(1000 * size, 1 << 20)} bytes of text in a file of {size}"):
+        read_as("classic-csv", tmp_path / "x")
+
+
 @pytest.mark.parametrize(
     "lines",
     [

@@ -17,6 +17,8 @@ from asmil.errors import DataError
 __all__ = ["first_lines", "is_number", "number_rows", "numbered_lines", "parse_pairs", "place_by_index"]
 
 MAX_TEXT_BYTES = 1 << 30
+MAX_RATIO = 1000
+_RATIO_FREE_BYTES = 1 << 20
 _SNIFFED_BYTES = 1 << 16
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -41,15 +43,21 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """All lines that are not blank, stripped of line ends (LF or CRLF), with their numbers from 1.
 
     Raises:
-        DataError: The file is not ASCII text, is a damaged gzip file, or is larger than 1 GiB when unpacked.
+        DataError: The file is not ASCII text, is a damaged gzip file, or unpacks to more than 1 GiB or 1000 times its
+            size.
     """
+    num_bytes = path.stat().st_size
+    allowed = min(MAX_TEXT_BYTES, max(MAX_RATIO * num_bytes, _RATIO_FREE_BYTES))
     try:
-        content = _read(path, MAX_TEXT_BYTES + 1)
+        content = _read(path, allowed + 1)
+        if len(content) > allowed:
+            raise DataError(
+                f"{path}: more than {allowed} bytes of text in a file of {num_bytes}; the known text formats hold a "
+                "few MB, and no text of numbers is packed so tightly: unpack it and look at it"
+            )
         text = content.decode("ascii")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as ASCII text ({error}); get an undamaged copy") from None
-    if len(content) > MAX_TEXT_BYTES:
-        raise DataError(f"{path}: more than {MAX_TEXT_BYTES} bytes of text; the known text formats hold a few MB")
     for number, line in enumerate(io.StringIO(text), start=1):
         if line.strip():
             yield number, line.strip()
