@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from asmil.data.config import LabelColumns
+from asmil.data.tables.reading import TableFile
 from asmil.errors import ConfigError, DataError
 
 __all__ = ["first_of", "id_columns", "normalise_labels", "read_label_table"]
+
+_ROLES = ("id", "group", "target", "time", "event", "censor", "split")
 
 
 def first_of(names: Sequence[str], limit: int = 10) -> str:
@@ -35,32 +38,20 @@ def read_label_table(path: Path, columns: LabelColumns) -> pd.DataFrame:
     """Read a label file; slide and group ids are kept letter by letter (`007`, `NA` and `1e5` are names).
 
     Args:
-        path: `.csv`, `.tsv` or `.parquet`.
+        path: `.csv` (also zipped), `.tsv` or `.parquet`.
         columns: Which columns hold ids.
 
     Raises:
         DataError: The file is missing, of another kind, or cannot be parsed.
     """
-    readers = {".csv": ",", ".tsv": "\t", ".parquet": None}
-    if path.suffix not in readers:
-        raise DataError(f"{path}: label tables are read from {', '.join(readers)}; got {path.suffix or 'no suffix'!r}")
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        separator = readers[path.suffix]
-        frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig")
-        texts = pd.read_csv(path, sep=separator, encoding="utf-8-sig", dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such label table; correct data.labels.table") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a label table ({error})") from None
-    for name in id_columns(columns):
-        if name in frame.columns:
-            frame[name] = texts[name].astype(object)
-    return frame
+    if not path.exists():
+        raise DataError(f"{path}: no such label table; correct data.labels.table")
+    return TableFile.open(path).frame(text=id_columns(columns))
 
 
-def normalise_labels(frame: pd.DataFrame, columns: LabelColumns, source: str) -> pd.DataFrame:
+def normalise_labels(
+    frame: pd.DataFrame, columns: LabelColumns, source: str, *, options: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Check the declared columns and give ids as `str`, other values as plain numpy columns.
 
     Plain columns matter for restricted views: a categorical or Arrow-backed column drags the values of dropped rows
@@ -70,6 +61,7 @@ def normalise_labels(frame: pd.DataFrame, columns: LabelColumns, source: str) ->
         frame: The table as read.
         columns: Meaning of its columns.
         source: File or store, as named in errors.
+        options: What the columns are called in errors, by field; None takes the keys under `data.labels`.
 
     Returns:
         A new frame with the same rows.
@@ -78,7 +70,7 @@ def normalise_labels(frame: pd.DataFrame, columns: LabelColumns, source: str) ->
         ConfigError: A declared column is missing.
         DataError: Ids that are missing or are not text or whole numbers.
     """
-    _check_columns(frame, columns, source)
+    _check_columns(frame, columns, source, options)
     plain = pd.DataFrame(index=pd.RangeIndex(len(frame)))
     for name in frame.columns:
         values = frame[name]
@@ -99,30 +91,31 @@ def _plain_values(values: pd.Series) -> np.ndarray:
     return np.array([None if pd.isna(value) else value for value in inferred], dtype=object)
 
 
-def _check_columns(frame: pd.DataFrame, columns: LabelColumns, source: str) -> None:
-    declared = {name: getattr(columns, name) for name in ("id", "group", "target", "time", "event", "split")}
-    wanted = [(field, name) for field, name in declared.items() if name is not None]
-    wanted += [("covariates", name) for name in columns.covariates]
-    for field, name in wanted:
-        if name not in frame.columns:
-            known = [str(column) for column in frame.columns]
+def _check_columns(frame: pd.DataFrame, columns: LabelColumns, source: str, options: Mapping[str, str] | None) -> None:
+    called = {field: f"data.labels.{field}" for field in LabelColumns.model_fields} | dict(options or {})
+    declared = [(field, getattr(columns, field)) for field in _ROLES] + [("covariates", x) for x in columns.covariates]
+    known = [str(column) for column in frame.columns]
+    missing = [(field, name) for field, name in declared if name is not None and name not in known]
+    if missing:
+        hints = []
+        for field, name in missing:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}"
-            if len(known) == 1 and ";" in known[0]:
-                hint = "its columns are separated by ';': save it with commas, or with tabs as .tsv"
-            raise ConfigError(f"data.labels.{field}: {source} has no column {name!r}; {hint}")
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {first_of(known, limit=30)}"
+            hints.append(f"{called[field]}: {source} has no column {name!r}; {hint}")
+        raise ConfigError(" ".join(f"{hint}." if hint[-1] != "?" else hint for hint in hints).removesuffix("."))
     if "group" in frame.columns and columns.group != "group":
+        how = "group: group" if options is None else f"{called['group']} group"
         raise ConfigError(
-            f"data.labels.group: {source} has a column 'group' that is not declared as the group; "
-            "declare it (group: group) or rename it"
+            f"{called['group']}: {source} has a column 'group' that is not declared as the group; declare it ({how}) "
+            "or rename it"
         )
 
 
 def _as_ids(values: pd.Series, where: str, *, may_be_missing: bool) -> pd.Series:
     missing = values.isna() | (values.astype(object) == "")
     if missing.any() and not may_be_missing:
-        first = int(missing.to_numpy().argmax())
-        raise DataError(f"{where}: {int(missing.sum())} rows have no id, first in row {first}; complete the table")
+        rows = [str(row) for row in np.flatnonzero(missing.to_numpy())]
+        raise DataError(f"{where}: {len(rows)} rows have no id: row {first_of(rows)}; complete the table")
     kinds = {type(value) for value in values[~missing].tolist()}
     if not kinds <= {str, int}:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))

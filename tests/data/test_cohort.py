@@ -190,11 +190,12 @@ def test_whole_numbers_become_text_and_fractions_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("labels.xlsx", "", "read from .csv, .tsv, .parquet"),
+        ("labels.xlsx", "", "save the sheet as CSV"),
+        ("labels.txt", "", "read from .csv, .tsv, .csv.zip, .parquet; got '.txt'"),
         ("absent.csv", None, "no such label table"),
-        ("empty.csv", "", "cannot be read as a label table"),
-        ("bad.parquet", "no parquet", "cannot be read as a label table"),
-        ("noid.csv", "slide,patient\n,p\nS0,p\n", "1 rows have no id, first in row 0"),
+        ("empty.csv", "", "the first line names no columns"),
+        ("bad.parquet", "no parquet", "cannot be read as a table"),
+        ("noid.csv", "slide,patient\n,p\nS0,p\n", "1 rows have no id: row 0"),
     ],
 )
 def test_unusable_label_files_are_named(tmp_path, directory, name, content, message):

@@ -1,71 +1,98 @@
-"""From a label file to the label table of a store: which row belongs to which stored slide."""
+"""From label and split files to what a store keeps of them: which row and which id belongs to which stored slide."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
+import yaml
 
 from asmil.data.config import LabelColumns
-from asmil.data.labels import first_of, normalise_labels, read_label_table
+from asmil.data.labels import first_of
 from asmil.data.sources.base import LabelValue
-from asmil.errors import DataError
+from asmil.data.tables.foreign_splits import ForeignSplits, read_splits
+from asmil.data.tables.importing import StoredSlides, import_splits
+from asmil.data.tables.loading import LabelOptions, LabelTable, load_label_table
+from asmil.data.tables.names import SlideNames
+from asmil.data.tables.outcomes import EVENT, TimeUnit, outcome_lines
+from asmil.errors import ConfigError, DataError
 
 __all__ = ["LabelMatcher", "LabelOptions", "add_label_arguments", "label_options"]
 
-_SLIDE_SUFFIXES = (".ome.tif", ".ome.tiff", ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".czi", ".bif", ".vms")
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """The label file of a conversion.
-
-    Attributes:
-        table: The file; None takes the labels the source carries, if it does.
-        columns: Which of its columns hold ids.
-    """
-
-    table: Path | None = None
-    columns: LabelColumns = field(default_factory=LabelColumns)
+_COLUMN_HELP = {
+    "id": "column of slide ids (default: that of a recognised table, else slide)",
+    "group": "column of patient ids",
+    "target": "column of the class label",
+    "time": "column of the follow-up time",
+    "event": "column that is 1 (or dead) where the event was observed",
+    "censor": "column that is 1 where the event was NOT observed",
+}
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command line that `label_options` reads."""
-    parser.add_argument("--labels", type=Path, metavar="TABLE", help="label table to store: .csv, .tsv or .parquet")
-    parser.add_argument("--id-column", default="slide", help="its column of slide ids (default: %(default)s)")
-    parser.add_argument("--group-column", help="its column of patient ids, kept as text")
+    group = parser.add_argument_group(
+        "labels and splits", "tables of CLAM, MCAT, PORPOISE, SurvPath, MMP, PANTHER, Patho-Bench, STAMP, torchmil, "
+        "MIL_BASELINE and ACMIL are recognised; ids are always kept as text",
+    )  # fmt: skip
+    group.add_argument("--labels", type=Path, metavar="TABLE", help="label table to store: .csv (or zipped), .tsv, ...")
+    for name, text in _COLUMN_HELP.items():
+        group.add_argument(f"--{name}-column", metavar="NAME", help=text)
+    group.add_argument("--time-unit", choices=get_args(TimeUnit), help="unit of the time column")
+    group.add_argument(
+        "--slide-table", type=Path, metavar="TABLE", help="slides of each patient, if TABLE has patients"
+    )
+    group.add_argument("--splits", type=Path, nargs="+", default=(), metavar="PATH", help="split files to import")
+    group.add_argument("--allow-incomplete-splits", action="store_true", help="labelled slides may be in no part")
 
 
 def label_options(given: argparse.Namespace) -> LabelOptions:
-    """What the command line says about labels."""
-    return LabelOptions(given.labels, LabelColumns(id=given.id_column, group=given.group_column))
+    """What the command line says about labels.
+
+    Raises:
+        ConfigError: Options that exclude or need each other.
+    """
+    columns = {name: getattr(given, f"{name}_column") for name in _COLUMN_HELP}
+    columns = {name: value for name, value in columns.items() if value is not None}
+    if {"event", "censor"} <= set(columns):
+        raise ConfigError(
+            "--event-column (1 = event observed) and --censor-column (1 = not observed) exclude each other; give one"
+        )
+    if given.labels is None and (columns or given.time_unit or given.slide_table):
+        raise ConfigError("options about label columns need --labels TABLE; give the table they are about")
+    return LabelOptions(
+        given.labels,
+        LabelColumns(**columns),
+        given.time_unit,
+        given.slide_table,
+        tuple(given.splits),
+        given.allow_incomplete_splits,
+    )
 
 
 class LabelMatcher:
-    """Makes the label table of a store: from a file, or from what the source itself carries.
+    """Makes the label table of a store, from a file or from what the source carries, and its imported splits.
 
     Args:
-        options: The file and its columns; read at once, so that a bad table is found before the conversion.
+        options: Files and their columns; read at once, so that a bad table is found before the conversion.
         no_tissue: Slides of the source that are left out on purpose; their label rows are dropped.
         say: Receives every finding, one line each.
 
     Raises:
-        ConfigError: A named column is missing.
-        DataError: The table cannot be read, or has rows without an id.
+        ConfigError: A named column is missing, or options are.
+        DataError: A file cannot be read, or holds ids or outcomes that cannot be used.
     """
 
     def __init__(self, options: LabelOptions, no_tissue: Sequence[str], say: Callable[[str], None]) -> None:
         self.options = options
         self.no_tissue = tuple(no_tissue)
         self.say = say
-        self.table: pd.DataFrame | None = None
-        if options.table is not None:
-            raw = read_label_table(options.table, options.columns)
-            self.table = normalise_labels(raw, options.columns, str(options.table))
+        self.table: LabelTable | None = None if options.table is None else load_label_table(options, say)
+        self._foreign: ForeignSplits | None = read_splits(options.splits) if options.splits else None
 
     def of_store(
         self, slide_ids: Sequence[str], carried_labels: Mapping[str, Mapping[str, LabelValue]]
@@ -80,14 +107,18 @@ class LabelMatcher:
             A table whose id column holds stored slide ids; None if there are no labels.
 
         Raises:
-            DataError: No row belongs to a stored slide, two rows to the same one, or a source that labels only some.
+            DataError: No row belongs to a stored slide, several to the same one, ids that several slides could have,
+                or a source that labels only some.
         """
         rows: list[dict[str, Any]] = [{"slide": slide_id, **carried_labels.get(slide_id, {})} for slide_id in slide_ids]
         carried = sorted({name for row in rows for name in row} - {"slide"})
         if self.table is not None:
             if carried:
                 self.say(f"labels are taken from {self.options.table}, not from the source ({', '.join(carried)})")
-            return self._matched(self.table, slide_ids)
+            matched = self._matched(self.table, slide_ids)
+            for line in _summary(self.table, matched[matched[self.table.columns.id].isin(set(slide_ids))]):
+                self.say(line)
+            return matched
         if not carried:
             self.say("no labels: give --labels TABLE, or name a table under data.labels.table of the experiment")
             return None
@@ -100,42 +131,100 @@ class LabelMatcher:
                 )
         return pd.DataFrame(rows)
 
-    def _matched(self, table: pd.DataFrame, slide_ids: Sequence[str]) -> pd.DataFrame:
-        column, path = self.options.columns.id, self.options.table
-        known = {*slide_ids, *self.no_tissue}
-        ids = [_match_id(label_id, known) for label_id in table[column]]
-        self._refuse_ambiguity(list(table[column]), ids)
-        matched = table.assign(**{column: ids})
-        matched = matched[~matched[column].isin(set(self.no_tissue))]
-        unlabelled = [slide_id for slide_id in slide_ids if slide_id not in set(ids)]
-        without_bag = [label_id for label_id in matched[column] if label_id not in known]
-        if len(unlabelled) == len(slide_ids):
+    def splits(self, slide_ids: Sequence[str], labels: pd.DataFrame | None) -> bytes | None:
+        """The file of imported splits to store; None without `--splits`.
+
+        Args:
+            slide_ids: The stored slides.
+            labels: What `of_store` gave.
+
+        Raises:
+            DataError: The splits do not fit the stored slides, or overlap, tear a patient or are incomplete.
+        """
+        if self._foreign is None:
+            return None
+        groups: dict[str, str | None] = dict.fromkeys(slide_ids)
+        if labels is not None:
+            columns = LabelColumns() if self.table is None else self.table.columns
+            stored = labels[labels[columns.id].isin(set(slide_ids))]
+            of_rows = [None] * len(stored) if columns.group is None else stored[columns.group].tolist()
+            groups = dict(zip(stored[columns.id].tolist(), of_rows, strict=True))
+            if columns.group is None:
+                self.say("no --group-column: nothing shows whether a patient's slides lie in two parts of the splits")
+        slides = StoredSlides(slide_ids, groups, self.no_tissue)
+        allow = self.options.allow_incomplete_splits
+        return import_splits(self._foreign, slides, allow_incomplete=allow, say=self.say).to_bytes()
+
+    def _matched(self, table: LabelTable, slide_ids: Sequence[str]) -> pd.DataFrame:
+        column, label_ids = table.columns.id, list(table.frame[table.columns.id])
+        known = SlideNames((*slide_ids, *self.no_tissue))
+        found = [known.named_by(label_id) for label_id in label_ids]
+        _refuse_ambiguity(label_ids, found, table.source)
+        ids = [slides[0] if slides else label_id for label_id, slides in zip(label_ids, found, strict=True)]
+        labelled = set(slide_ids) & set(ids)
+        if not labelled:
             raise DataError(
-                f"{path}: no value of column {column!r} ({first_of(list(table[column]), limit=3)}) is a slide of the "
-                f"source ({first_of(list(slide_ids), limit=3)}); give --id-column, or correct the ids"
+                f"{table.source}: no value of column {column!r} ({first_of(label_ids, limit=3)}) is a slide of the "
+                f"source ({first_of(slide_ids, limit=3)}); give --id-column, or correct the ids"
             )
+        matched = table.frame.assign(**{column: ids})
+        matched = matched[~matched[column].isin(set(self.no_tissue))]
+        exact = sum(label_id in labelled for label_id in label_ids)
+        how = "" if exact == len(labelled) else f", {len(labelled) - exact} of them without folder and suffix of the id"
+        share = 100 * len(labelled) / len(slide_ids)
+        self.say(f"{len(labelled)} of {len(slide_ids)} slides ({share:.1f} %) have a row in {table.source}{how}")
+        unlabelled = [slide_id for slide_id in slide_ids if slide_id not in labelled]
         if unlabelled:
-            self.say(f"{len(unlabelled)} slides have no row in {path}: {first_of(unlabelled)}")
+            self.say(f"{len(unlabelled)} slides have no row in {table.source}: {first_of(unlabelled)}")
+        without_bag = [label_id for label_id in matched[column] if label_id not in known]
         if without_bag:
-            self.say(f"{len(without_bag)} rows of {path} have no slide in the source: {first_of(without_bag)}")
+            self.say(f"{len(without_bag)} rows of {table.source} have no slide in the source: {first_of(without_bag)}")
         return matched
 
-    def _refuse_ambiguity(self, label_ids: Sequence[str], ids: Sequence[str]) -> None:
-        first_by_id: dict[str, str] = {}
-        for label_id, slide_id in zip(label_ids, ids, strict=True):
-            other = first_by_id.setdefault(slide_id, label_id)
-            if other != label_id:
-                raise DataError(
-                    f"{self.options.table}: {other!r} and {label_id!r} both name slide {slide_id!r}; keep one of them"
-                )
+
+def _refuse_ambiguity(label_ids: Sequence[str], found: Sequence[tuple[str, ...]], source: str) -> None:
+    unclear = [f"{name!r} ({', '.join(slides)})" for name, slides in zip(label_ids, found, strict=True) if slides[1:]]
+    if unclear:
+        raise DataError(f"{source}: {len(unclear)} ids could name several slides: {first_of(unclear)}; write them out")
+    rows: dict[str, list[str]] = {}
+    for name, slides in zip(label_ids, found, strict=True):
+        rows.setdefault(slides[0] if slides else name, []).append(name)
+    several = [
+        f"{' and '.join(map(repr, names))} both name slide {slide!r}" for slide, names in rows.items() if names[1:]
+    ]
+    if several:
+        raise DataError(f"{source}: {len(several)} slides have more than one row: {first_of(several)}; keep one each")
 
 
-def _match_id(label_id: str, known: set[str]) -> str:
-    """The slide a label row names: the id as written, or without the suffix of a slide file; else as written."""
-    if label_id in known:
-        return label_id
-    for suffix in _SLIDE_SUFFIXES:
-        stem = label_id.removesuffix(suffix)
-        if stem != label_id and stem in known:
-            return stem
-    return label_id
+def _summary(table: LabelTable, rows: pd.DataFrame) -> Iterator[str]:
+    """What the stored rows say, and how to use them."""
+    columns = table.columns
+    whose = rows.index if columns.group is None else rows[columns.group].fillna(rows[columns.id])
+    patients = rows[~pd.Series(whose, index=rows.index).duplicated()]
+    counted = f"{len(rows)} slides"
+    if columns.group is not None:
+        counted += f" of {len(patients)} patients"
+    if table.time_unit is not None:
+        assert columns.time is not None
+        time_B, event_B = patients[columns.time].to_numpy(np.float64), patients[EVENT].to_numpy()
+        yield from outcome_lines(time_B, event_B, table.time_unit, counted)
+    elif columns.group is not None:
+        yield f"labels of {counted}"
+    if columns.target is not None:
+        classes = rows[columns.target].value_counts(dropna=False)
+        shown = [f"{name} {count}" for name, count in classes.items()]
+        yield f"classes in {columns.target!r}, by slides: {first_of(shown, limit=20)}"
+    yield from _lines_of_yaml(table)
+
+
+def _lines_of_yaml(table: LabelTable) -> Iterator[str]:
+    columns = table.columns
+    roles = {"id": columns.id, "group": columns.group, "target": columns.target}
+    if table.time_unit is not None:
+        roles |= {"time": columns.time, "event": columns.event}
+    lines = {"data": {"labels": {name: value for name, value in roles.items() if value is not None}}}
+    text = yaml.safe_dump(lines, sort_keys=False, default_flow_style=None, width=10_000)
+    yield "use them with:"
+    yield from (f"  {line}" for line in text.splitlines())
+    if table.time_unit is not None:
+        yield f"  task: {{kind: survival, time_unit: {table.time_unit}}}"
