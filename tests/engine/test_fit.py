@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,11 @@ def trained(
     cohort: Cohort,
     config: TrainConfig = TRAIN,
     *,
-    batch_instances: int = 100,
     model: AnchoredModel | None = None,
+    batching: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> FitResult:
-    data = DataConfig(store="unused", batch_instances=batch_instances, prefetch_threads=1)
+    data = DataConfig(store="unused", prefetch_threads=1, **(batching or {}))
     return fit(
         model or model_of(),
         ToyTask(),
@@ -87,24 +88,30 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("target", ["ema", "temporal"])
-def test_a_run_killed_after_an_epoch_resumes_bit_for_bit(cohort: Cohort, tmp_path: Path, target: str) -> None:
-    whole = trained(cohort, model=model_of(target=target))
+SAMPLED = {"sample_instances": 3, "group_lengths": True, "batch_instances": 7}
+
+
+@pytest.mark.parametrize(("target", "batching"), [("ema", {}), ("temporal", {}), ("ema", SAMPLED)])
+def test_a_run_killed_after_an_epoch_resumes_bit_for_bit(
+    cohort: Cohort, tmp_path: Path, target: str, batching: dict[str, Any]
+) -> None:
+    whole = trained(cohort, model=model_of(target=target), batching=batching)
 
     def kill(record: EpochRecord) -> None:
         if record.epoch == 2:
             raise Killed
 
     with pytest.raises(Killed):
-        trained(cohort, model=model_of(target=target), directory=tmp_path, on_epoch=kill)
-    resumed = trained(cohort, model=model_of(target=target), directory=tmp_path, resume=True)
+        trained(cohort, model=model_of(target=target), batching=batching, directory=tmp_path, on_epoch=kill)
+    resumed = trained(cohort, model=model_of(target=target), batching=batching, directory=tmp_path, resume=True)
     assert_same(whole, resumed)
 
 
+@pytest.mark.parametrize("batching", [{}, SAMPLED])
 def test_ctrl_c_in_the_middle_of_an_epoch_leaves_a_checkpoint_to_resume_from(
-    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batching: dict[str, Any]
 ) -> None:
-    whole = trained(cohort)
+    whole = trained(cohort, batching=batching)
     model, steps = model_of(), []
     update = AnchoredModel.update_anchor
 
@@ -116,16 +123,17 @@ def test_ctrl_c_in_the_middle_of_an_epoch_leaves_a_checkpoint_to_resume_from(
 
     monkeypatch.setattr(AnchoredModel, "update_anchor", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        trained(cohort, model=model, directory=tmp_path)
+        trained(cohort, model=model, batching=batching, directory=tmp_path)
     monkeypatch.undo()
     state = load_checkpoint(tmp_path)
     assert (state["epoch"], state["step"]) == (1, 2)
-    assert_same(whole, trained(cohort, directory=tmp_path, resume=True))
+    assert_same(whole, trained(cohort, batching=batching, directory=tmp_path, resume=True))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_micro_batches_change_nothing(cohort: Cohort) -> None:
-    whole, cut = trained(cohort), trained(cohort, batch_instances=1)
+@pytest.mark.parametrize("batching", [{}, {"sample_instances": 3}])
+def test_micro_batches_change_nothing(cohort: Cohort, batching: dict[str, Any]) -> None:
+    whole, cut = trained(cohort, batching=batching), trained(cohort, batching=batching | {"batch_instances": 1})
     for (name, mine), other in zip(whole.model.state_dict().items(), cut.model.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, other, atol=2e-5, rtol=1e-3, msg=name)
 

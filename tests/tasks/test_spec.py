@@ -195,6 +195,14 @@ def test_an_override_names_its_source() -> None:
         spec.override({"model.aggregator.tokens": 0}, "trial 3")
 
 
+def test_remembered_attention_needs_all_instances(tmp_path: Path) -> None:
+    spec = load_experiment(write(tmp_path, BASE)).override({"model.anchor.target": "temporal"}, "x")
+    with pytest.raises(ConfigError, match=r"data\.sample_instances.*model\.anchor\.target: temporal") as caught:
+        spec.override({"data.sample_instances": 512}, "trial 3")
+    assert str(caught.value).startswith("trial 3: ")
+    spec.override({"data.sample_instances": 512, "model.anchor": None}, "x")
+
+
 def test_the_hash_is_of_settings_not_of_places_or_budgets(tmp_path: Path) -> None:
     spec = load_experiment(write(tmp_path, BASE))
     lines = BASE.strip().splitlines()
@@ -205,6 +213,7 @@ def test_the_hash_is_of_settings_not_of_places_or_budgets(tmp_path: Path) -> Non
         "data.store": "elsewhere",
         "data.labels.table": "/tmp/labels.csv",
         "data.batch_instances": 7,
+        "data.prefetch_mib": 7,
         "train.device": "cpu",
         "search.trials": 3,
         "search.max_concurrent": 2,
@@ -214,6 +223,8 @@ def test_the_hash_is_of_settings_not_of_places_or_budgets(tmp_path: Path) -> Non
         "train.seed": 1,
         "train.lr": 3e-3,
         "data.labels.time": "u",
+        "data.group_lengths": True,
+        "data.sample_instances": 512,
         "protocol.split_seed": 1,
         "task.alpha": 0.1,
         "search.params": {"train.lr": {"high": 1}},
