@@ -9,7 +9,7 @@ import numpy as np
 from asmil.data.schema import COORD_DTYPES, FEATURE_DTYPES, CoordDtype, FeatureDtype
 from asmil.errors import DataError
 
-__all__ = ["HasDtype", "coord_dtype_of", "stored_coords", "stored_features", "stored_instance_labels"]
+__all__ = ["HasDtype", "clip_features", "coord_dtype_of", "stored_coords", "stored_features", "stored_instance_labels"]
 
 
 class HasDtype(Protocol):
@@ -57,6 +57,27 @@ def stored_features(slide_id: str, features_ND: np.ndarray, num_features: int, d
     stored_ND = np.ascontiguousarray(features_ND) if is_bits else _rounded(features_ND, dtype)
     _check_finite(slide_id, features_ND, stored_ND, dtype)
     return stored_ND
+
+
+def clip_features(features_ND: np.ndarray, dtype: FeatureDtype) -> tuple[np.ndarray, int]:
+    """Features whose finite values beyond the range of a dtype are replaced by its ends.
+
+    Args:
+        features_ND: Floating-point features; NaN and infinite values stay as they are.
+        dtype: The store's dtype.
+
+    Returns:
+        The features, a copy if anything was replaced, and how many values were.
+    """
+    if not np.issubdtype(features_ND.dtype, np.floating):
+        return features_ND, 0
+    mask, stored_ND = _EXPONENT[dtype], _rounded(features_ND, dtype)
+    beyond_ND = ((stored_ND.view(_BITS[dtype]) & mask) == mask) & np.isfinite(features_ND)
+    num_beyond = int(beyond_ND.sum())
+    if num_beyond == 0:
+        return features_ND, 0
+    largest = FEATURE_DTYPES[dtype].largest
+    return np.where(beyond_ND, np.copysign(largest, features_ND), features_ND), num_beyond
 
 
 def _rounded(features_ND: np.ndarray, dtype: FeatureDtype) -> np.ndarray:

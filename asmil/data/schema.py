@@ -29,6 +29,7 @@ __all__ = [
     "INDEX_FILE",
     "LABELS_FILE",
     "LOCK_FILE",
+    "PACK_FOLDER",
     "SHARD_FOLDER",
     "SPLITS_FILE",
     "CoordDtype",
@@ -46,6 +47,7 @@ DATASET_FILE = "dataset.json"
 INDEX_FILE = "index.arrow"
 LABELS_FILE = "labels.arrow"
 LOCK_FILE = ".writer.lock"
+PACK_FOLDER = ".pack"  # state of an unfinished conversion
 SHARD_FOLDER = "shards"
 SPLITS_FILE = "splits.json"
 

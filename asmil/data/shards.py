@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,10 +15,11 @@ import xxhash
 from asmil.data.index import IndexRow
 from asmil.data.schema import ShardInfo
 from asmil.errors import IntegrityError
-from asmil.storage import disk_problems, file_sha256, sync_directory, sync_file
+from asmil.storage import disk_problems, sync_directory, sync_file
 
 __all__ = ["ShardFile"]
 
+_PIECE_BYTES = 1 << 20
 _BLOCK_OF_COLUMN = {"features": "feat", "coords": "coord", "instance_label": "label"}
 
 
@@ -45,6 +48,11 @@ class ShardFile:
             self._writer = pa.ipc.new_file(self._sink, schema, options=pa.ipc.IpcWriteOptions(allow_64bit=True))
 
     @property
+    def slide_ids(self) -> tuple[str, ...]:
+        """Slides written so far."""
+        return tuple(self._checksums)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes written so far."""
         return int(self._sink.tell())
@@ -71,7 +79,8 @@ class ShardFile:
             self._close()
             sync_file(self.temporary)
             rows = self._locate()
-            info = ShardInfo(name=self._name, bytes=self.temporary.stat().st_size, sha256=file_sha256(self.temporary))
+            num_bytes = self.temporary.stat().st_size
+            info = ShardInfo(name=self._name, bytes=num_bytes, sha256=self._read_back(rows, num_bytes))
             self.temporary.replace(self.path)
             sync_directory(self.path.parent)
         return info, rows
@@ -88,6 +97,7 @@ class ShardFile:
         self._sink.close()
 
     def _locate(self) -> dict[str, IndexRow]:
+        """Where the blocks lie; the map touches the metadata of the file only, so it costs no memory."""
         rows = {}
         with pa.memory_map(str(self.temporary)) as file:
             start = file.read_buffer(file.size()).address
@@ -102,14 +112,49 @@ class ShardFile:
         for column, checksum in self._checksums[slide_id].items():
             array = batch.column(column)
             data = (array.values if pa.types.is_fixed_size_list(array.type) else array).buffers()[1]
-            if xxhash.xxh3_64_intdigest(data) != checksum:
-                raise IntegrityError(
-                    f"{self.temporary}: {column} of slide {slide_id!r} read back differ from what was written; "
-                    "check disk and memory of this machine, then convert again"
-                )
             block = _BLOCK_OF_COLUMN[column]
             values |= {f"{block}_offset": data.address - start, f"{block}_nbytes": data.size, f"xxh3_{block}": checksum}
         return IndexRow(**values)
+
+    def _read_back(self, rows: Mapping[str, IndexRow], num_bytes: int) -> str:
+        """Compare every block with its checksum and hash the file, in one pass over it.
+
+        Returns:
+            Hex sha256 of the file.
+        """
+        whole = hashlib.sha256()
+        blocks = sorted(
+            (getattr(row, f"{block}_offset"), getattr(row, f"{block}_nbytes"), slide_id, column)
+            for slide_id, row in rows.items()
+            for column, block in _BLOCK_OF_COLUMN.items()
+            if column in self._checksums[slide_id]
+        )
+        with self.temporary.open("rb", buffering=0) as file:
+            position = 0
+            for offset, nbytes, slide_id, column in blocks:
+                _hash_range(file, offset - position, whole)
+                if _hash_range(file, nbytes, whole) != self._checksums[slide_id][column]:
+                    raise IntegrityError(
+                        f"{self.temporary}: {column} of slide {slide_id!r} read back differ from what was written; "
+                        "check disk and memory of this machine, then convert again"
+                    )
+                position = offset + nbytes
+            _hash_range(file, num_bytes - position, whole)
+        return whole.hexdigest()
+
+
+def _hash_range(file: io.FileIO, num_bytes: int, whole: hashlib._Hash) -> int:
+    """Feed the next bytes of a file to its hash; the xxh3-64 of these bytes alone."""
+    part = xxhash.xxh3_64()
+    buffer = memoryview(bytearray(min(num_bytes, _PIECE_BYTES)))
+    while num_bytes > 0:
+        num_read = file.readinto(buffer[: min(num_bytes, len(buffer))])
+        if not num_read:
+            break
+        whole.update(buffer[:num_read])
+        part.update(buffer[:num_read])
+        num_bytes -= num_read
+    return int(part.intdigest())
 
 
 def _arrow_array(array: np.ndarray, kind: pa.DataType) -> pa.Array:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import get_args
@@ -13,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from asmil.data.arrays import coord_dtype_of, stored_coords, stored_features, stored_instance_labels
+from asmil.data.directory import DirectoryLock
 from asmil.data.index import IndexRow
 from asmil.data.publish import StoreContent, labels_to_bytes, publish_store
 from asmil.data.schema import (
     DATASET_FILE,
     INDEX_FILE,
     LABELS_FILE,
-    LOCK_FILE,
     SHARD_FOLDER,
     SPLITS_FILE,
     CoordDtype,
@@ -27,12 +25,11 @@ from asmil.data.schema import (
     FeatureDtype,
     ShardInfo,
     check_slide_id,
-    leftover_names,
     shard_schema,
 )
 from asmil.data.shards import ShardFile
 from asmil.errors import DataError
-from asmil.storage import disk_problems, ensure_directory
+from asmil.storage import disk_problems
 
 __all__ = ["BagWriter"]
 
@@ -78,7 +75,7 @@ class BagWriter:
         self._dtype: FeatureDtype = dtype
         self._target_shard_bytes = target_shard_bytes
         self._facts = facts or DatasetFacts()
-        self._lock: _DirectoryLock | None = None
+        self._lock: DirectoryLock | None = None
         self._coord_dtype: CoordDtype | None = None
         self._has_instance_labels = False
         self._rows: dict[str, IndexRow] = {}
@@ -89,8 +86,9 @@ class BagWriter:
         self._splits: bytes | None = None
 
     def __enter__(self) -> BagWriter:
-        self._lock = _DirectoryLock(self.directory)
+        self._lock = DirectoryLock(self.directory)
         try:
+            self._lock.require_empty()
             with disk_problems(self.directory, "hold a store"):
                 (self.directory / SHARD_FOLDER).mkdir()
         except BaseException:
@@ -221,46 +219,3 @@ class BagWriter:
             for name in (DATASET_FILE, INDEX_FILE, LABELS_FILE, SPLITS_FILE, *(shard.name for shard in self._shards)):
                 (self.directory / name).unlink(missing_ok=True)
             (self.directory / SHARD_FOLDER).rmdir()
-
-
-class _DirectoryLock:
-    """An empty directory, made if absent, that no other writer holds."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._path = directory / LOCK_FILE
-        self._made = not directory.exists()
-        ensure_directory(directory, "the directory of a store")
-        with disk_problems(self._path, "be locked"):
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            self._acquire()
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-
-    def _acquire(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_current = self._path.exists() and os.path.samestat(os.fstat(self._descriptor), self._path.stat())
-        except BlockingIOError:
-            is_current = False
-        if not is_current:
-            raise DataError(f"{self._directory}: another process is writing this store; wait for it or choose another")
-        names = leftover_names(self._directory)
-        if names:
-            self._path.unlink()
-            what = "a store" if DATASET_FILE in names else "other data, or what an interrupted conversion left"
-            raise DataError(
-                f"{self._directory}: expected an empty directory, found {what}: {', '.join(names)}; "
-                "delete it or choose another directory"
-            )
-
-    def release(self) -> None:
-        """Remove the lock, and the directory if we made it and it is empty."""
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-        os.close(self._descriptor)
-        if self._made:
-            with contextlib.suppress(OSError):
-                self._directory.rmdir()

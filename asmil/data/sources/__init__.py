@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from asmil.data.sources.base import ReadOptions, SlideHeader, Source, SourceBag, SourceFormat
-from asmil.data.sources.discover import Detected, FoundFiles, detect, find_files
+from asmil.data.sources.base import ContentError, ReadOptions, SlideHeader, Source, SourceBag, SourceFormat
+from asmil.data.sources.discover import Detected, UnknownContentError, detect, known_layouts
 from asmil.data.sources.formats import FORMATS
 
 __all__ = [
     "FORMATS",
+    "ContentError",
     "Detected",
-    "FoundFiles",
     "ReadOptions",
     "SlideHeader",
     "Source",
     "SourceBag",
     "SourceFormat",
+    "UnknownContentError",
     "detect",
-    "find_files",
+    "known_layouts",
 ]

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from asmil.data.schema import FeatureDtype
-from asmil.data.sources.base import ReadOptions, Source, UnitKind
+from asmil.data.sources.base import ContentError, ReadOptions, Source, UnitKind
 from asmil.data.sources.classic import InstanceTable, class_labels, ids_from_zero, open_classic
 from asmil.data.sources.matlab import damage_as_data_error, dense, matlab_variables, read_matlab
-from asmil.errors import DataError
 
 __all__ = ["SIGNED_LABELS", "AndrewsMat", "signed_table"]
 
@@ -64,7 +63,7 @@ def signed_table(
         DataError: Lengths that differ, other labels, or bag numbers with gaps.
     """
     if features_ND.ndim != 2 or not len(features_ND) == len(labels_N) == len(bags_N):
-        raise DataError(
+        raise ContentError(
             f"{path}: features {features_ND.shape}, {len(labels_N)} labels and {len(bags_N)} bag_ids disagree on the "
             "number of instances; get an undamaged copy"
         )

@@ -14,11 +14,29 @@ from typing import Literal, Protocol
 import numpy as np
 
 from asmil.data.schema import CoordDtype, DatasetFacts, FeatureDtype
+from asmil.errors import DataError
 
-__all__ = ["LabelValue", "ReadOptions", "SlideHeader", "Source", "SourceBag", "SourceFormat", "UnitKind"]
+__all__ = [
+    "ContentError",
+    "LabelValue",
+    "ReadOptions",
+    "SlideHeader",
+    "Source",
+    "SourceBag",
+    "SourceFormat",
+    "UnitKind",
+]
 
 LabelValue = int | float | str
 UnitKind = Literal["file", "folder"]
+
+
+class ContentError(DataError):
+    """A unit is intact but its content cannot be right, such as coordinates that are fewer than the features.
+
+    Whoever made the file has to correct it: a conversion ends with an error that lists all of these. Any other
+    `DataError` of a reader means a unit that cannot be read: it is left out and listed.
+    """
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from asmil.data.schema import FeatureDtype
-from asmil.data.sources.base import ReadOptions, Source, UnitKind
+from asmil.data.sources.base import ContentError, ReadOptions, Source, UnitKind
 from asmil.data.sources.classic import InstanceTable, check_table_size, class_labels, open_classic
 from asmil.data.sources.matlab import damage_as_data_error, dense, matlab_variables, read_matlab
-from asmil.errors import DataError
 
 __all__ = ["CellMat"]
 
@@ -60,7 +59,7 @@ class CellMat:
 def _matrix(path: Path, row: int, value: object) -> np.ndarray:
     bag_ND = dense(path, f"data{{{row + 1},1}}", value)
     if bag_ND.ndim != 2 or len(bag_ND) == 0:
-        raise DataError(
+        raise ContentError(
             f"{path}: data{{{row + 1},1}} (bag {row}) has shape {list(bag_ND.shape)}, expected instances x features "
             "with at least one instance; get an undamaged copy"
         )
@@ -70,7 +69,7 @@ def _matrix(path: Path, row: int, value: object) -> np.ndarray:
 def _check_widths(path: Path, bags: Sequence[np.ndarray]) -> None:
     for row, bag_ND in enumerate(bags):
         if bag_ND.shape[1] != bags[0].shape[1]:
-            raise DataError(
+            raise ContentError(
                 f"{path}: data{{{row + 1},1}} (bag {row}) has {bag_ND.shape[1]} columns, bag 0 has "
                 f"{bags[0].shape[1]}; get an undamaged copy"
             )
@@ -80,7 +79,7 @@ def _bag_labels(path: Path, values: Sequence[object]) -> np.ndarray:
     labels = [dense(path, f"data{{{row + 1},2}}", value).ravel() for row, value in enumerate(values)]
     for row, label in enumerate(labels):
         if label.size != 1:
-            raise DataError(
+            raise ContentError(
                 f"{path}: data{{{row + 1},2}} (label of bag {row}) holds {label.size} values, expected one; "
                 "get an undamaged copy"
             )
@@ -96,7 +95,7 @@ def _instance_labels(
     parts = [dense(path, f"data{{{row + 1},3}}", value).ravel() for row, value in enumerate(third_column[:, 0])]
     for row, (part, size) in enumerate(zip(parts, sizes, strict=True)):
         if len(part) != size:
-            raise DataError(
+            raise ContentError(
                 f"{path}: data{{{row + 1},3}} has {len(part)} instance labels, bag {row} has {size} instances; "
                 "get an undamaged copy"
             )
@@ -107,7 +106,7 @@ def _instance_labels(
     any_positive_B = np.maximum.reduceat(truth_N, starts)
     if not np.array_equal(any_positive_B, labels_B):
         bag = int(np.argmax(any_positive_B != labels_B))
-        raise DataError(
+        raise ContentError(
             f"{path}: bag {bag} has label {labels_B[bag]}, but its instance labels (column 3) say "
             f"{any_positive_B[bag]}; a bag is positive if and only if one of its instances is: get an undamaged copy"
         )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asmil.data.sources.base import ReadOptions, SlideHeader, Source, SourceBag
+from asmil.data.sources.base import ContentError, ReadOptions, SlideHeader, Source, SourceBag
 from asmil.errors import DataError
 
 __all__ = ["InstanceTable", "check_numbering", "check_table_size", "class_labels", "ids_from_zero", "open_classic"]
@@ -80,7 +80,7 @@ def open_classic(path: Path, table: InstanceTable, options: ReadOptions, notes: 
     if len(table.bag_ids) == 0:
         raise DataError(f"{path}: no instances; get an undamaged copy")
     if table.features_ND.shape[1] == 0:
-        raise DataError(f"{path}: instances without features; get an undamaged copy")
+        raise ContentError(f"{path}: instances without features; get an undamaged copy")
     starts = _bag_starts(path, table)
     _check_constant_labels(path, table, starts)
     table, column_note = _without_label_column(path, table, starts, options)
@@ -117,7 +117,7 @@ def class_labels(path: Path, name: str, values_N: np.ndarray, allowed: Sequence[
     found = ", ".join(f"{value:g}" for value in np.unique(values_N)[:_SHOWN_BAGS])
     expected = " or ".join(f"{positive} and {negative}" for negative, positive in allowed)
     lost = "; a 0 is a label that was never stored" if 0 in values_N and (0, 1) not in allowed else ""
-    raise DataError(f"{path}: {name} holds {found}, expected {expected}{lost}: get an undamaged copy")
+    raise ContentError(f"{path}: {name} holds {found}, expected {expected}{lost}: get an undamaged copy")
 
 
 def ids_from_zero(path: Path, numbers_N: np.ndarray) -> tuple[list[str], tuple[str, ...]]:
@@ -131,7 +131,7 @@ def ids_from_zero(path: Path, numbers_N: np.ndarray) -> tuple[list[str], tuple[s
     """
     whole_N = np.nan_to_num(numbers_N).astype(np.int64)
     if not np.array_equal(whole_N, numbers_N):
-        raise DataError(f"{path}: the bag numbers are not whole numbers; get an undamaged copy")
+        raise ContentError(f"{path}: the bag numbers are not whole numbers; get an undamaged copy")
     check_numbering(path, whole_N.tolist(), first=1)
     return [str(number - 1) for number in whole_N.tolist()], ("bag numbers from 1 became ids from 0",)
 
@@ -164,7 +164,7 @@ def check_numbering(path: Path, bags: Sequence[int], *, first: int) -> None:
     previous = first
     for row, bag in enumerate(bags):
         if bag not in (previous, previous + 1) or (row == 0 and bag != first):
-            raise DataError(
+            raise ContentError(
                 f"{path}: bag {bag} at instance {row}; bags must be numbered from {first} without gaps and lie one "
                 "after another: get an undamaged copy"
             )
@@ -177,7 +177,7 @@ def _bag_starts(path: Path, table: InstanceTable) -> list[int]:
     seen: set[str] = set()
     for row in starts:
         if ids[row] in seen:
-            raise DataError(
+            raise ContentError(
                 f"{path}: bag {ids[row]!r} appears again at instance {row} after another bag; the rows of a bag must "
                 "be contiguous: sort the file by bag, or get an undamaged copy"
             )
@@ -190,7 +190,7 @@ def _check_constant_labels(path: Path, table: InstanceTable, starts: list[int]) 
         labels = table.labels_N[start:stop]
         if (labels != labels[0]).any():
             row = start + int(np.argmax(labels != labels[0]))
-            raise DataError(
+            raise ContentError(
                 f"{path}: bag {table.bag_ids[start]!r} has label {labels[0]} at instance {start} and "
                 f"{table.labels_N[row]} at instance {row}; it must be the same on all of them: get an undamaged copy"
             )
@@ -206,25 +206,27 @@ def _without_label_column(
     nearly = differing is not None and len(differing) <= _MAX_DISAGREEING_BAGS * len(starts)
     if options.drop_last_column:
         if not (known_width or nearly):
-            raise DataError(
+            raise ContentError(
                 f"{path}: --drop-last-column was given, but the last of {width} feature columns is not the label; "
                 "leave the option out"
             )
         table = replace(table, features_ND=table.features_ND[:, :-1])
         leaking = [column for column in leaking if column != width - 1]
     elif known_width:
-        raise DataError(
+        raise ContentError(
             f"{path}: {width} feature columns, one more than the {width - 1} of the published sets; "
             f"{_what_last_column_is(differing, len(starts))}: give --drop-last-column to drop it"
         )
     elif nearly and differing:
-        raise DataError(
+        raise ContentError(
             f"{path}: {width} feature columns, and {_what_last_column_is(differing, len(starts))}: "
             "give --drop-last-column to drop it"
         )
     if leaking:
         advice = "give --drop-last-column to drop it" if leaking == [width - 1] else "remove it from the file"
-        raise DataError(f"{path}: feature column {leaking[0] + 1} of {width} equals the label on every row; {advice}")
+        raise ContentError(
+            f"{path}: feature column {leaking[0] + 1} of {width} equals the label on every row; {advice}"
+        )
     return table, (_dropped_note(width, differing),) if options.drop_last_column else ()
 
 
@@ -280,7 +282,7 @@ def _recognise(path: Path, table: InstanceTable, starts: list[int]) -> str:
     near = [name for name, known in _KNOWN_SETS.items() if (known.bags, known.features) == (found.bags, found.features)]
     if near:
         expected = ", ".join(f"{name} {_KNOWN_SETS[name].positive}/{_KNOWN_SETS[name].instances}" for name in near)
-        raise DataError(
+        raise ContentError(
             f"{path}: {counts}: bags and features of a known set, but positive bags/instances are {found.positive}/"
             f"{found.instances}, expected {expected}; the copy lost or changed rows: get an undamaged one"
         )
