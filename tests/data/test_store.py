@@ -297,7 +297,7 @@ def test_a_pickled_store_is_small_and_reads_the_same(tmp_path):
 
 
 def test_threads_share_a_store(tmp_path, monkeypatch):
-    monkeypatch.setattr("asmil.storage.MAX_OPEN_FILES", 2)
+    monkeypatch.setattr("asmil.storage.local.MAX_OPEN_FILES", 2)
     bags = draw_bags(list(range(1, 21)))
     store = BagStore.open(str(write_store(tmp_path / "s", bags, dtype="float32", target_shard_bytes=1)))
     assert len(store.info.shards) == 20
@@ -310,6 +310,6 @@ def test_addresses_that_are_not_local_are_refused_with_a_way_out(tmp_path):
     directory = write_store(tmp_path / "s", draw_bags([3]))
     assert BagStore.open(f"file://{directory}").slide_ids == ("S0",)
     with pytest.raises(DataError, match=r"only stores on local disks .*copy it"):
-        BagStore.open("mock:///store")
+        BagStore.open("memory://store")
     with pytest.raises(DataError, match="nope://store: not an address"):
         BagStore.open("nope://store")
