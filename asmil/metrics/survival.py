@@ -16,7 +16,7 @@ from sksurv.nonparametric import kaplan_meier_estimator
 from asmil.errors import DataError
 from asmil.metrics.values import Metric
 
-__all__ = ["harrell_c", "kaplan_meier", "log_rank", "null_c_spread", "number_at_risk"]
+__all__ = ["harrell_c", "has_comparable_pair", "kaplan_meier", "log_rank", "null_c_spread", "number_at_risk"]
 
 TIED_RISK = 1e-8
 """Risks closer than this count as equal."""
@@ -54,10 +54,16 @@ def harrell_c(
         return Metric(None, "too_few")
     if not event_B.any():
         return Metric(None, "no_events")
-    if not _has_comparable_pair(time_B, event_B):
+    if not has_comparable_pair(time_B, event_B):
         return Metric(None, "no_comparable_pairs")
     concordance = float(concordance_index_censored(event_B, time_B, risk_B, tied_tol=TIED_RISK)[0])
     return Metric(concordance, "collapsed" if np.ptp(risk_B) <= TIED_RISK else None)
+
+
+def has_comparable_pair(time_B: np.ndarray, event_B: np.ndarray) -> bool:
+    """Whether anybody outlives the first event, of which there must be one; `event_B` is boolean."""
+    first_event = time_B[event_B].min()
+    return bool((time_B > first_event).any() or ((time_B == first_event) & ~event_B).any())
 
 
 def kaplan_meier(time_B: np.ndarray, event_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,11 +187,6 @@ def _log_rank_score(
     variance_T = events_T * (at_risk_T - events_T) / np.maximum(at_risk_T - 1, 1)
     covariance_GG = np.diag(variance_T @ share_TG) - (share_TG * variance_T[:, None]).T @ share_TG
     return excess_G, covariance_GG
-
-
-def _has_comparable_pair(time_B: np.ndarray, event_B: np.ndarray) -> bool:
-    first_event = time_B[event_B].min()
-    return bool((time_B > first_event).any() or ((time_B == first_event) & ~event_B).any())
 
 
 def _check_risks(risk_B: np.ndarray, num_bags: int, bag_ids: Sequence[str] | None) -> None:
