@@ -14,6 +14,7 @@ import pytest
 from asmil.data.pack import main as pack_main
 from asmil.data.verify import main as verify_main
 from asmil.errors import run_command
+from asmil.run import main as run_main
 
 INPUT, INTEGRITY, ENVIRONMENT = 2, 3, 4
 
@@ -65,6 +66,10 @@ class Commands:
     def verify(self, *words: object) -> Outcome:
         """`python -m asmil.data.verify …`."""
         return self._run(verify_main, words)
+
+    def run(self, *words: object) -> Outcome:
+        """`python -m asmil.run …`."""
+        return self._run(run_main, words)
 
     def _run(self, main: Main, words: Sequence[object]) -> Outcome:
         self._capsys.readouterr()
