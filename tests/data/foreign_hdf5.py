@@ -106,7 +106,7 @@ def write_pathforge(
                 dataset = file.create_dataset(
                     f"bags/{name}/{key}",
                     data=values,
-                    chunks=bool(values.size),
+                    chunks=True if values.size else None,
                     compression="gzip" if values.size else None,
                     compression_opts=4 if values.size else None,
                 )

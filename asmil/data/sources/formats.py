@@ -10,14 +10,19 @@ from asmil.data.sources.cell_mat import CellMat
 from asmil.data.sources.clam import ClamHdf5
 from asmil.data.sources.classic_csv import ClassicCsv
 from asmil.data.sources.comma_sparse import CommaSparse
+from asmil.data.sources.dsmil import DsmilCsv
+from asmil.data.sources.histossl import HistoSslNpy
+from asmil.data.sources.lazyslide import LazySlideZarr
 from asmil.data.sources.marugoto import MarugotoHdf5
 from asmil.data.sources.mmp import MmpHdf5
+from asmil.data.sources.npy import NumpyArchive, NumpyArray
 from asmil.data.sources.npy_triple import NpyTriple
 from asmil.data.sources.pathforge import PathForgeHdf5
 from asmil.data.sources.prtools import PrtoolsMat
 from asmil.data.sources.pt import MilBaselinePt, TensorPt, TridentPt
 from asmil.data.sources.slideflow import SlideflowBags
 from asmil.data.sources.stamp import StampHdf5
+from asmil.data.sources.torchmil import TorchmilFolders
 from asmil.data.sources.trident import TridentHdf5
 from asmil.data.sources.uci import UciC45
 
@@ -43,4 +48,10 @@ FORMATS: tuple[SourceFormat, ...] = (
     MilBaselinePt(),
     TridentPt(),
     SlideflowBags(),
+    TorchmilFolders(),
+    HistoSslNpy(),
+    DsmilCsv(),
+    NumpyArray(),
+    NumpyArchive(),
+    LazySlideZarr(),
 )
