@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from asmil.errors import DataError
-from asmil.metrics.clinical import RARE, ClinicalModel, CovariateCoder
+from asmil.metrics.clinical import RARE, ClinicalModel, fit_clinical
 from asmil.metrics.survival import harrell_c
 
 COLUMNS = {"age": "age", "oncotree": "oncotree_code"}
@@ -28,7 +28,7 @@ def test_stored_figures_of_the_published_folds(shared: Path, cohort: str) -> Non
         found = []
         for fold in range(5):
             train, test = (table["fold"] != fold).to_numpy(), (table["fold"] == fold).to_numpy()
-            model = ClinicalModel(
+            model = fit_clinical(
                 covariates[train], table["os_months"][train].to_numpy(), table["event"][train].to_numpy()
             )
             outcome = table["os_months"][test].to_numpy(), table["event"][test].to_numpy()
@@ -46,36 +46,44 @@ def table() -> pd.DataFrame:
     return pd.DataFrame({"age": ages, "code": codes})
 
 
+def names(model: ClinicalModel) -> list[str]:
+    return [one.name if one.level is None else f"{one.name}={one.level}" for one in model.covariates]
+
+
+def design(model: ClinicalModel, table: pd.DataFrame) -> np.ndarray:
+    return np.stack([one.encode(table) for one in model.covariates], axis=1)
+
+
+def fitted(table: pd.DataFrame, alpha: float = 1.0) -> tuple[ClinicalModel, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    time, event = rng.permutation(len(table)).astype(float) + 1, rng.integers(0, 2, len(table))
+    return fit_clinical(table, time, event, alpha=alpha), time, event
+
+
 def test_numbers_take_the_median_and_levels_that_are_not_rare_a_column(table: pd.DataFrame) -> None:
-    coder = CovariateCoder(table)
-    assert coder.names == ("age", "code=A", "code=C")
+    model, _, _ = fitted(table)
+    assert names(model) == ["age", "code=A", "code=C"]
+    assert model.describe == "ridge Cox on age, code"
     age = table["age"].fillna(table["age"].median()).to_numpy()
     is_a, is_c = (table["code"] == "A").to_numpy(float), (table["code"] == "C").to_numpy(float)
     expected = [(column - column.mean()) / column.std() for column in (age, is_a, is_c)]
-    np.testing.assert_allclose(coder.encode(table), np.stack(expected, axis=1), atol=1e-12)
+    np.testing.assert_allclose(design(model, table), np.stack(expected, axis=1), atol=1e-12)
 
 
 def test_other_parts_are_encoded_as_the_training_part(table: pd.DataFrame) -> None:
-    coder = CovariateCoder(table)
-    other = pd.DataFrame({"age": [np.nan, 5.0], "code": [None, "new"]})
-    mean, scale = (
-        table["age"].fillna(table["age"].median()).mean(),
-        table["age"].fillna(table["age"].median()).std(ddof=0),
-    )
-    reference = coder.encode(table[table["code"] == "B"])[0, 1:]
-    encoded = coder.encode(other)
-    assert encoded[:, 0] == pytest.approx([(table["age"].median() - mean) / scale, (5.0 - mean) / scale])
-    assert (encoded[:, 1:] == reference).all()
-    with pytest.raises(DataError, match="no column code among the covariates age"):
-        coder.encode(other[["age"]])
+    model, _, _ = fitted(table)
+    age = table["age"].fillna(table["age"].median())
+    encoded = design(model, pd.DataFrame({"age": [np.nan, 5.0], "code": [None, "new"]}))
+    assert encoded[:, 0] == pytest.approx((np.array([table["age"].median(), 5.0]) - age.mean()) / age.std(ddof=0))
+    assert (encoded[:, 1:] == design(model, table[table["code"] == "B"])[0, 1:]).all()
+    with pytest.raises(DataError, match="no column 'code' among age"):
+        model.risks(table[["age"]])
 
 
 def test_the_coefficients_satisfy_the_penalized_score_equation(table: pd.DataFrame) -> None:
     """At the optimum the gradient of the log partial likelihood (no ties here) equals alpha times the coefficients."""
-    rng = np.random.default_rng(0)
-    time, event = rng.permutation(len(table)).astype(float) + 1, rng.integers(0, 2, len(table))
-    model = ClinicalModel(table, time, event, alpha=2.0)
-    columns, beta = CovariateCoder(table).encode(table), np.array(list(model.coefficients.values()))
+    model, time, event = fitted(table, alpha=2.0)
+    columns, beta = design(model, table), np.array(model.coefficients)
     weight = np.exp(columns @ beta)
     score = sum(
         columns[row] - (weight[time >= time[row]] @ columns[time >= time[row]]) / weight[time >= time[row]].sum()
@@ -86,7 +94,14 @@ def test_the_coefficients_satisfy_the_penalized_score_equation(table: pd.DataFra
 
 
 def test_a_covariate_that_does_not_vary_is_left_out(table: pd.DataFrame) -> None:
-    assert CovariateCoder(table.assign(sex="F", one=1)).names == ("age", "code=A", "code=C")
+    assert names(fitted(table.assign(sex="F", one=1))[0]) == ["age", "code=A", "code=C"]
+
+
+def test_a_model_survives_json(table: pd.DataFrame) -> None:
+    model, _, _ = fitted(table)
+    again = ClinicalModel.from_state(json.loads(json.dumps(model.to_state())))
+    assert again == model
+    assert (again.risks(table) == model.risks(table)).all()
 
 
 @pytest.mark.parametrize(
@@ -101,4 +116,4 @@ def test_a_covariate_that_does_not_vary_is_left_out(table: pd.DataFrame) -> None
 )
 def test_what_cannot_be_fitted_says_why(covariates: pd.DataFrame, event: list[int], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        ClinicalModel(covariates, np.array([1.0, 2.0, 3.0, 4.0]), np.array(event))
+        fit_clinical(covariates, np.array([1.0, 2.0, 3.0, 4.0]), np.array(event))
