@@ -55,13 +55,14 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open for reading, without lock files, and turn what h5py raises into `DataError`.
 
     Raises:
-        DataError: The file is truncated or damaged; raised on opening or while it is read.
+        DataError: The file is truncated or damaged; raised on opening or while it is read. `MemoryError` passes: a
+            sound file may be larger than the memory.
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
     # Damage reaches h5py as any of these: an unknown type is a TypeError, a mad extent an OverflowError.
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise DataError(
             f"{path}: cannot be read as HDF5 ({error}); it is cut or damaged: make or copy it again"
         ) from None

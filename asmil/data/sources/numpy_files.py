@@ -108,7 +108,10 @@ def _checked_header(stream: IO[bytes], num_bytes: int, where: str) -> NpyHeader:
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"NPY version {version}, expected 1.0 or 2.0")
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
+        try:
+            shape, _, dtype = read(stream)
+        except MemoryError as error:  # what the parser of the header raises when it is nested too deeply
+            raise ValueError(f"a header nested too deeply {error}") from None
     if dtype.kind not in _NUMERIC_KINDS or dtype.hasobject:
         raise DataError(f"{where} has dtype {dtype}, expected numbers; objects and pickles are never read")
     declared, held = math.prod(shape) * dtype.itemsize, num_bytes - stream.tell()
@@ -122,12 +125,12 @@ def _checked_header(stream: IO[bytes], num_bytes: int, where: str) -> NpyHeader:
 
 @contextlib.contextmanager
 def _numpy_errors(where: str) -> Iterator[None]:
-    """What numpy raises on damaged files as `DataError`."""
+    """What numpy raises on damaged files as `DataError`; a lack of memory is none of that."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # headers written by Python 2
             yield
-    except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError, EOFError, OSError) as error:
+    except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, EOFError, OSError) as error:
         raise DataError(
             f"{where} cannot be read as a NumPy array ({str(error)[:200]}); it is cut or damaged: make or copy it again"
         ) from None

@@ -260,12 +260,12 @@ def _check_storage(path: Path, tensor: Any, checksums: set[int]) -> None:
 
 @contextlib.contextmanager
 def _torch_errors(path: Path) -> Iterator[None]:
-    """Whatever torch raises as `DataError`, and its warnings left out."""
+    """Whatever torch raises as `DataError`, but for a lack of memory, and its warnings left out."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # on damaged files torch raises nearly every built-in exception
         raise DataError(_damaged(path, error)) from None

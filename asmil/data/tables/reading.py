@@ -20,6 +20,8 @@ from asmil.errors import DataError
 __all__ = ["SUFFIXES", "TableFile"]
 
 MAX_TABLE_BYTES = 1 << 30
+MAX_RATIO = 1000
+_RATIO_FREE_BYTES = 1 << 20  # a small table may be packed as tightly as it can
 SUFFIXES = (".csv", ".tsv", ".csv.zip", ".parquet")
 _EXCEL = (".xls", ".xlsx", ".xlsm", ".ods")
 _DECIMAL_COMMA = r"-?\d+,\d+"
@@ -154,10 +156,11 @@ def _text_of(path: Path, content: bytes) -> bytes:
         members = [member for member in members if not member.filename.startswith("__MACOSX/")]
         if len(members) != 1:
             raise DataError(f"{path}: expected a zip archive of one table, it has {len(members)} files; unpack it")
-        if members[0].file_size > MAX_TABLE_BYTES:
+        declared, allowed = members[0].file_size, max(MAX_RATIO * members[0].compress_size, _RATIO_FREE_BYTES)
+        if declared > min(MAX_TABLE_BYTES, allowed):
             raise DataError(
-                f"{path}: {members[0].filename} declares {members[0].file_size} bytes; a table may have at most "
-                f"{MAX_TABLE_BYTES}"
+                f"{path}: {members[0].filename} declares {declared} bytes, packed into {members[0].compress_size}; a "
+                f"table may have at most {MAX_TABLE_BYTES}, and at most {MAX_RATIO} times its packed size: look at it"
             )
         return archive.read(members[0])  # reads no more than the declared size
 
