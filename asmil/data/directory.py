@@ -34,15 +34,17 @@ class DirectoryLock:
         ensure_directory(directory, "the directory of a store")
         with disk_problems(self._path, "be locked"):
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if not self._acquire():
+            is_ours = self._acquire()
+        if not is_ours:
             os.close(self._descriptor)
             raise DataError(f"{directory}: another process is writing this store; wait for it or choose another")
 
     def _acquire(self) -> bool:
+        """Whether the lock is ours; the file may have been locked, or removed by its holder, since it was opened."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return self._path.exists() and os.path.samestat(os.fstat(self._descriptor), self._path.stat())
-        except BlockingIOError:
+            return os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except (BlockingIOError, FileNotFoundError):
             return False
 
     def require_empty(self) -> None:

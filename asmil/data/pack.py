@@ -8,6 +8,7 @@ silently: one store has one source format, one encoder and one resolution. --res
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -37,9 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("--keep-augmented", action="store_true", help="keep the augmented rows of marugoto files")
     facts = parser.add_argument_group("facts that the sources do not state")
     facts.add_argument("--encoder", help="network that made the features")
-    facts.add_argument("--magnification", type=float, help="objective magnification of the tiles")
-    facts.add_argument("--mpp", type=float, help="micrometres per pixel of the tiles")
-    facts.add_argument("--tile-size", type=int, help="edge of a tile in pixels")
+    facts.add_argument("--magnification", type=_number, help="objective magnification of the tiles")
+    facts.add_argument("--mpp", type=_number, help="micrometres per pixel of the tiles")
+    facts.add_argument("--tile-size", type=_positive, help="edge of a tile in pixels")
     problems = parser.add_argument_group("problems")
     problems.add_argument("--strict", action="store_true", help="refuse if any slide has to be left out")
     problems.add_argument("--skip-bad", action="store_true", help="leave out slides that their producer must correct")
@@ -51,18 +52,27 @@ def _parser() -> argparse.ArgumentParser:
         "--shard-mib", type=_positive, default=512, metavar="MIB", help="size of a shard (%(default)s)"
     )
     running.add_argument(
-        "--reader-memory", type=float, default=8.0, metavar="GIB", help="memory of each process (%(default)g)"
+        "--reader-memory", type=_number, default=8.0, metavar="GIB", help="memory of each process (%(default)g)"
     )
     running.add_argument(
-        "--reader-timeout", type=float, default=600.0, metavar="S", help="seconds for one slide (%(default)g)"
+        "--reader-timeout", type=_number, default=600.0, metavar="S", help="seconds for one slide (%(default)g)"
     )
     return parser
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return number
 
 

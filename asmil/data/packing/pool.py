@@ -40,7 +40,7 @@ class WorkerPool:
     ) -> None:
         self._is_closing = True
         for worker in list(self._workers):
-            worker.kill()
+            worker.end()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for worker in self._workers:
             worker.stop()
@@ -88,4 +88,6 @@ class WorkerPool:
         if worker is None:
             worker = self._own.worker = Worker(self._limits)
             self._workers.append(worker)
+        if self._is_closing:  # looked at after the worker is in the list, so that `__exit__` misses neither
+            worker.end()
         return job(worker, item)

@@ -25,6 +25,7 @@ _KEPT_ERROR_BYTES = 4000
 _PIECE_BYTES = 1 << 20
 _START_S = 120.0
 _DEATH_S = 10.0
+_NO_REPLY = "its reader process sent something that is no reply"
 _END = b"\n(end)\n"  # marks that standard error was closed
 
 
@@ -61,7 +62,7 @@ class Worker:
     """One limited process, started on the first request and again after each death.
 
     Use as a context manager, or call `stop`. It belongs to one thread, which must outlive it, because the process dies
-    with the thread that started it; only `kill` may be called from others.
+    with the thread that started it; only `end` may be called from others.
 
     Args:
         limits: What the process may take.
@@ -70,6 +71,7 @@ class Worker:
     def __init__(self, limits: ReaderLimits | None = None) -> None:
         self.limits = limits or ReaderLimits()
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ended = False
         self._errors = b""
         self._received = bytearray()
 
@@ -90,32 +92,39 @@ class Worker:
         """Start the process, if there is none, and wait until it is ready.
 
         Raises:
-            ReaderDied: It was ended meanwhile.
+            ReaderDied: It was ended meanwhile, or `end` was called before.
             EnvironmentProblem: It cannot start.
         """
         if self._process is not None:
             return
         words = [str(self.limits.memory_bytes), str(os.getpid())]
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "asmil.data.packing.worker", *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(),
-            start_new_session=True,
-            bufsize=0,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "asmil.data.packing.worker", *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=_environment(),
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            reason = f"cannot start worker processes ({error}); give fewer --workers, or free memory and processes"
+            raise EnvironmentProblem(reason) from None
         self._errors, self._received = b"", bytearray()
         process = self._process
+        if self._is_ended:  # `end` may have run while there was no process yet
+            process.kill()
         try:
             self._next_message(process, _START_S)
         except ReaderDied as death:
+            status = process.poll()
+            lines = self._last_errors(process) if status else []
             self.stop()
-            if process.returncode <= 0 and not death.is_timeout:
+            if not (status and status > 0) and not death.is_timeout:
                 raise
-            text = self._errors.decode("utf-8", "replace").strip()
             raise EnvironmentProblem(
-                f"worker processes cannot start: {text.splitlines()[-1] if text else death}; check the installation"
+                f"worker processes cannot start: {lines[-1] if lines else death}; check the installation"
             ) from None
 
     def request(
@@ -148,14 +157,16 @@ class Worker:
                 reply = self._next_message(process, limit_s)
                 if "progress" not in reply:
                     return reply
-                if on_progress is not None and isinstance(reply["progress"], dict):
-                    on_progress(reply["progress"])
+                if on_progress is None or not isinstance(reply["progress"], dict):
+                    raise ReaderDied(_NO_REPLY)
+                on_progress(reply["progress"])
         except BaseException:
             self.stop()
             raise
 
-    def kill(self) -> None:
-        """End the process from another thread; a request that waits for it raises `ReaderDied`."""
+    def end(self) -> None:
+        """End the process for good, from any thread; a request that waits for it, and any later one, dies."""
+        self._is_ended = True
         process = self._process
         if process is not None:
             process.kill()
@@ -170,6 +181,13 @@ class Worker:
         for stream in (process.stdin, process.stdout, process.stderr):
             assert stream is not None
             stream.close()
+
+    def _last_errors(self, process: subprocess.Popen[bytes]) -> list[str]:
+        """The last lines that an ended process wrote to standard error."""
+        assert process.stderr is not None
+        if not self._errors.endswith(_END):
+            self._errors += process.stderr.read(_PIECE_BYTES) or b""
+        return self._errors.removesuffix(_END).decode("utf-8", "replace").strip().splitlines()
 
     def _send(self, process: subprocess.Popen[bytes], content: bytes) -> None:
         assert process.stdin is not None
@@ -196,7 +214,7 @@ class Worker:
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
-            raise ReaderDied("its reader process sent something that is no reply")
+            raise ReaderDied(_NO_REPLY)
         return message
 
     def _receive(self, process: subprocess.Popen[bytes], deadline: float) -> bool:

@@ -108,6 +108,23 @@ def pack(
         lock.release()
 
 
+@dataclass(frozen=True)
+class _Tables:
+    """Labels and imported splits of the planned slides.
+
+    The label rows of a slide that is left out later stay, so that a reader asks for it.
+    """
+
+    matcher: LabelMatcher
+    slide_ids: tuple[str, ...]
+    labels: pd.DataFrame | None
+    splits: bytes | None
+
+    def splits_of(self, stored_ids: tuple[str, ...]) -> bytes | None:
+        """The splits; made again without the slides that were left out since, which need not be in a part."""
+        return self.splits if stored_ids == self.slide_ids else self.matcher.splits(stored_ids, self.labels)
+
+
 class _Conversion:
     """One run of the command."""
 
@@ -128,16 +145,18 @@ class _Conversion:
             with WorkerPool(size, self._options.limits) as pool:
                 scan = scan_sources(self._sources, self._read, pool, lambda: None)
                 plan = self._plan(scan)
-                labels = self._labels(plan, scan)
-                self._begin(scan, plan)
+                tables = self._tables(scan, plan)
                 is_begun = True
+                self._begin(scan, plan)
                 results, summary = self._write(plan, pool)
-            self._refuse(plan, results)
+            self._refuse(_all_problems(plan, results))
+            if not any(result.info is not None for result in results.values()):
+                raise DataError(_refusal(_all_problems(plan, results), "there is nothing else to convert"))
             self._refuse_changed(scan, plan)
-            return self._publish(scan, plan, results, labels, summary)
-        except BaseException as error:
+            return self._publish(scan, plan, results, tables, summary)
+        except BaseException:
             if is_begun:
-                self._leave(error)
+                self._leave()
             raise
 
     def _plan(self, scan: Scan) -> Plan:
@@ -154,15 +173,16 @@ class _Conversion:
         if plan.no_tissue:
             self._say(f"no tissue, left out: {first_of(plan.no_tissue, limit=20)}")
         self._say_problems(plan.problems)
-        if self._options.strict and plan.problems:
-            raise DataError(_refusal(plan.problems, "--strict was given"))
+        self._refuse(plan.problems)
         return plan
 
-    def _labels(self, plan: Plan, scan: Scan) -> pd.DataFrame | None:
-        """The label table of all planned slides; that of a slide left out later stays, so that a reader asks for it."""
+    def _tables(self, scan: Scan, plan: Plan) -> _Tables:
+        """Labels and splits of all planned slides, so that what does not fit is refused before the conversion."""
         matcher = LabelMatcher(self._options.labels, plan.no_tissue, self._say)
         carried = {slide_id: row for unit in scan.units for slide_id, row in unit.opened.labels.items()}
-        return matcher.of_store([slide.header.slide_id for slide in plan.slides], carried)
+        slide_ids = tuple(slide.header.slide_id for slide in plan.slides)
+        labels = matcher.of_store(slide_ids, carried)
+        return _Tables(matcher, slide_ids, labels, matcher.splits(slide_ids, labels))
 
     def _begin(self, scan: Scan, plan: Plan) -> None:
         settings = {
@@ -176,7 +196,7 @@ class _Conversion:
         if self._state.is_begun:
             self._state.check_same(settings, scan.fingerprints, self._say)
         self._state.begin(settings, scan.fingerprints)
-        self._state.set_problems(plan.problems)
+        self._state.add_problems(plan.problems)
 
     def _write(self, plan: Plan, pool: WorkerPool) -> tuple[dict[str, ShardResult], str]:
         options, state = self._options, self._state
@@ -195,7 +215,7 @@ class _Conversion:
                 results[shard.name] = result
                 if result.problems:
                     self._say_problems(result.problems)
-                    state.set_problems(_paths(plan, results))
+                    state.add_problems(_paths(plan, results))
                 if not _is_refused(result, skip_bad=options.skip_bad):
                     state.finish_shard(shard, result, conditions)
         return results, progress.summary()
@@ -208,15 +228,12 @@ class _Conversion:
                 "or choose another place"
             )
 
-    def _refuse(self, plan: Plan, results: Mapping[str, ShardResult]) -> None:
-        problems = _all_problems(plan, results)
+    def _refuse(self, problems: Mapping[str, Problem]) -> None:
         bad = {name: problem for name, problem in problems.items() if problem.kind == "content"}
         if bad and not self._options.skip_bad:
             raise DataError(_refusal(bad, "correct them, or leave them out with --skip-bad"))
         if problems and self._options.strict:
             raise DataError(_refusal(problems, "--strict was given"))
-        if not any(result.info is not None for result in results.values()):
-            raise DataError(_refusal(problems, "there is nothing else to convert"))
 
     def _refuse_changed(self, scan: Scan, plan: Plan) -> None:
         changed = {path for path, before in scan.fingerprints.items() if fingerprint(Path(path)) != before}
@@ -225,7 +242,7 @@ class _Conversion:
         for shard in plan.shards:
             if any(slide.path in changed for slide in shard.slides):
                 self._state.forget_shard(shard)
-        self._state.set_problems({*plan.problems, *changed})
+        self._state.add_problems(changed)
         raise DataError(
             f"{len(changed)} sources changed while they were converted: {first_of(sorted(changed))}; wait until they "
             "are complete"
@@ -236,7 +253,7 @@ class _Conversion:
         scan: Scan,
         plan: Plan,
         results: Mapping[str, ShardResult],
-        labels: pd.DataFrame | None,
+        tables: _Tables,
         summary: str,
     ) -> DatasetInfo:
         store = self._state.store
@@ -258,7 +275,8 @@ class _Conversion:
                 has_instance_labels=plan.has_instance_labels,
                 shards=tuple(result.info for result in in_order if result.info is not None),
                 rows=rows,
-                labels=None if labels is None else labels_to_bytes(labels, store),
+                labels=None if tables.labels is None else labels_to_bytes(tables.labels, store),
+                splits=tables.splits_of(tuple(rows)),
             ),
         )
         self._state.tidy()
@@ -266,7 +284,8 @@ class _Conversion:
         if clipped:
             self._say(f"clipped: {first_of([f'{count} values of {name}' for name, count in clipped.items()])}")
         if problems:
-            self._say(f"left out: {first_of(list(problems), limit=_SHOWN_PROBLEMS)}; reasons are in {DATASET_FILE}")
+            shown = first_of(list(problems), limit=_SHOWN_PROBLEMS)
+            self._say(f"{len(problems)} left out: {shown}; the reasons are in {store / DATASET_FILE}")
         self._say(
             f"wrote {store}: {info.num_bags} bags, {info.num_instances} instances x {info.num_features} {info.dtype}, "
             f"dataset {info.dataset_id[:16]}; {summary}"
@@ -296,7 +315,7 @@ class _Conversion:
             elif self._num_said == _SHOWN_PROBLEMS + 1:
                 self._say("more are listed at the end")
 
-    def _leave(self, error: BaseException) -> None:
+    def _leave(self) -> None:
         """Keep what the next run can use, and say so."""
         state = self._state
         state.remove_temporary()

@@ -14,7 +14,15 @@ from asmil.config import StrictModel
 from asmil.data.labels import first_of
 from asmil.data.packing.messages import ShardResult, checked
 from asmil.data.packing.plan import PlannedShard
-from asmil.data.schema import DATASET_FILE, INDEX_FILE, LABELS_FILE, LOCK_FILE, PACK_FOLDER, SHARD_FOLDER
+from asmil.data.schema import (
+    DATASET_FILE,
+    INDEX_FILE,
+    LABELS_FILE,
+    LOCK_FILE,
+    PACK_FOLDER,
+    SHARD_FOLDER,
+    SPLITS_FILE,
+)
 from asmil.errors import DataError
 from asmil.storage import disk_problems, publish_json
 
@@ -22,7 +30,8 @@ __all__ = ["PackState"]
 
 _PLAN = "plan.json"
 _PROBLEMS = "problems.json"
-_OURS = {PACK_FOLDER, SHARD_FOLDER, INDEX_FILE, LABELS_FILE, LOCK_FILE, DATASET_FILE}
+_TABLES = (INDEX_FILE, LABELS_FILE, SPLITS_FILE)
+_OURS = {PACK_FOLDER, SHARD_FOLDER, LOCK_FILE, DATASET_FILE, *_TABLES}
 
 
 class _PlanFile(StrictModel):
@@ -122,15 +131,19 @@ class PackState:
             say(f"corrected since: {first_of(changed)}")
 
     def begin(self, options: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-        """Write what this run was started with."""
+        """Write what this run was started with, and remove the tables of one that was killed while it published."""
         with disk_problems(self._folder, "hold the state of the conversion"):
+            for name in _TABLES:
+                (self.store / name).unlink(missing_ok=True)
             self._folder.mkdir(exist_ok=True)
+            publish_json(self._folder / _PLAN, {"options": dict(options), "sources": dict(sources)})
             (self.store / SHARD_FOLDER).mkdir(exist_ok=True)
-        publish_json(self._folder / _PLAN, {"options": dict(options), "sources": dict(sources)})
 
-    def set_problems(self, paths: Iterable[str]) -> None:
-        """Write which files gave problems."""
-        publish_json(self._folder / _PROBLEMS, {"paths": sorted(set(paths))})
+    def add_problems(self, paths: Iterable[str]) -> None:
+        """Remember which files gave problems, in this run or an earlier one."""
+        before = _load(_ProblemsFile, self._folder / _PROBLEMS)
+        known = [] if before is None else before.paths
+        publish_json(self._folder / _PROBLEMS, {"paths": sorted({*known, *paths})})
 
     def finished(self, shards: Iterable[PlannedShard], conditions: Mapping[str, Any]) -> dict[str, ShardResult]:
         """The results of earlier runs that still hold; shard files and records of all others are removed.
@@ -183,7 +196,7 @@ class PackState:
         """Remove everything a conversion has made."""
         self._remove_shards(except_for=set())
         self.tidy()
-        for name in (INDEX_FILE, LABELS_FILE):
+        for name in _TABLES:
             (self.store / name).unlink(missing_ok=True)
         shards = self.store / SHARD_FOLDER
         if shards.is_dir():

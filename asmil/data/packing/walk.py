@@ -6,6 +6,7 @@ Only names are looked at, and of files without a known suffix the first bytes; n
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from asmil.data.schema import DATASET_FILE, PACK_FOLDER, SHARD_FOLDER
 from asmil.data.sources import FORMATS
-from asmil.errors import DataError
+from asmil.errors import DataError, EnvironmentProblem
 
 __all__ = ["SUFFIXES", "FoundUnits", "find_units"]
 
@@ -58,8 +59,23 @@ def find_units(paths: Sequence[Path], is_folder_unit: Callable[[Path], bool]) ->
 
     Raises:
         DataError: A path does not exist, a name is not UTF-8, or nothing may be a unit.
+        EnvironmentProblem: A folder may not be listed.
     """
     found = FoundUnits()
+    try:
+        _find(paths, is_folder_unit, found)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise EnvironmentProblem(
+            f"{error.filename}: cannot be searched ({reason}); make it readable for this user, or give other sources"
+        ) from None
+    found.units = list(dict.fromkeys(found.units))
+    found.sidecars = list(dict.fromkeys(found.sidecars))
+    _refuse_odd_names([*found.units, *found.sidecars])
+    return found
+
+
+def _find(paths: Sequence[Path], is_folder_unit: Callable[[Path], bool], found: FoundUnits) -> None:
     for path in paths:
         if path.is_dir():
             before = len(found.units) + len(found.sidecars)
@@ -71,10 +87,6 @@ def find_units(paths: Sequence[Path], is_folder_unit: Callable[[Path], bool]) ->
             found.given.add(path)
         else:
             raise DataError(f"{path}: no such file or folder{_did_you_mean(path)}")
-    found.units = list(dict.fromkeys(found.units))
-    found.sidecars = list(dict.fromkeys(found.sidecars))
-    _refuse_odd_names([*found.units, *found.sidecars])
-    return found
 
 
 def _search(

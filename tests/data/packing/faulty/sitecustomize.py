@@ -1,0 +1,99 @@
+"""Faults in the processes of a conversion; Python imports this where the folder is on `PYTHONPATH`.
+
+`PACK_FAULTS` holds JSON with any of these keys:
+
+- `open`: what happens when a worker looks into a file, by file name
+- `read`: what happens when a worker reads a slide for its shard, by slide id
+- `once`: a folder that remembers which of these have happened; without it they happen every time
+- `count`: a file that gets one byte for every file event below `store`, in the command or a worker
+- `kill_at`: the command is killed before the event of this number, counted from 0
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+
+
+def _happen(action: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "exit":
+        os._exit(3)
+    elif action == "hang":
+        signal.pause()
+    elif action == "eat":
+        held = []
+        while True:
+            held.append(bytearray(64 << 20))
+    elif action == "babble":
+        for descriptor in range(3, 16):
+            try:
+                os.write(descriptor, b"[1, 2\n")
+            except OSError:
+                continue
+        signal.pause()
+    else:
+        raise AssertionError(action)
+
+
+def _maybe(kind: str, name: str, faults: dict[str, Any]) -> None:
+    action = faults.get(kind, {}).get(name)
+    if action is None:
+        return
+    if "once" in faults:
+        try:
+            os.close(os.open(f"{faults['once']}/{kind}-{name}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+    _happen(action)
+
+
+def _break_readers(faults: dict[str, Any]) -> None:
+    import asmil.data.sources as sources
+    from asmil.data.packing import shard_job
+
+    detect, read_slide = sources.detect, shard_job.read_slide
+
+    def faulty_detect(path: Path, *rest: Any) -> Any:
+        _maybe("open", path.name, faults)
+        return detect(path, *rest)
+
+    def faulty_read_slide(source: Any, header: Any) -> Any:
+        _maybe("read", header.slide_id, faults)
+        return read_slide(source, header)
+
+    sources.detect, shard_job.read_slide = faulty_detect, faulty_read_slide
+
+
+def _count_events(faults: dict[str, Any], command: int) -> None:
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in FILE_EVENTS or not str(arguments[0]).startswith(faults["store"]):
+            return
+        counter = os.open(faults["count"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(counter, b".")
+        number = os.fstat(counter).st_size - 1
+        os.close(counter)
+        if number == faults.get("kill_at"):
+            os.kill(command, signal.SIGKILL)
+            signal.pause()  # a worker waits for its own end
+
+    sys.addaudithook(hook)
+
+
+def _install() -> None:
+    faults = json.loads(os.environ.get("PACK_FAULTS", "{}"))
+    is_worker = "asmil.data.packing.worker" in sys.orig_argv
+    if is_worker and ("read" in faults or "open" in faults):
+        _break_readers(faults)
+    if "count" in faults and (is_worker or "asmil.data.pack" in sys.orig_argv):
+        _count_events(faults, os.getppid() if is_worker else os.getpid())
+
+
+_install()

@@ -1,0 +1,109 @@
+"""The whole command is killed (SIGKILL) at seeded file events; nothing half is a store, and --resume finishes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from asmil.data.store import BagStore
+from asmil.errors import DataError
+from tests.data.foreign import tiles, write_trident
+from tests.data.packing.support import contents, fault_environment, options, run, wait_until_gone, write_large_slides
+
+NUM_POINTS = 20
+SHARDS = ["S0", "S1", "S2"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three slides that fill a shard each, a small one and a damaged one that is left out."""
+    folder = write_large_slides(tmp_path_factory.mktemp("killed") / "features", SHARDS)
+    write_trident(folder / "S3.h5", *tiles(5, 1_600))
+    (folder / "S9.h5").write_bytes((folder / "S0.h5").read_bytes()[:5_000])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(source: Path) -> dict[str, str]:
+    """What a conversion that nothing interrupts makes."""
+    out = source.parent / "reference"
+    run([source], out)
+    return contents(out)
+
+
+def command(source: Path, out: Path, **faults: object) -> subprocess.Popen[bytes]:
+    """The command, counting its file events below the store."""
+    words = [sys.executable, "-m", "asmil.data.pack", str(source), "--out", str(out), "--workers", "1"]
+    faults |= {"store": str(out), "count": str(out.parent / "events")}
+    return subprocess.Popen(
+        [*words, "--shard-mib", "1"],
+        env={**os.environ, **fault_environment(**faults)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture(scope="module")
+def num_events(source: Path, reference: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> int:
+    """File events of the whole command."""
+    folder = tmp_path_factory.mktemp("events")
+    assert command(source, folder / "store").wait(60) == 0
+    assert contents(folder / "store") == reference
+    return (folder / "events").stat().st_size
+
+
+@pytest.mark.slow  # 20 commands of more than a second each
+def test_killed_at_any_event_it_is_no_store_or_all_of_it_and_resume_finishes(
+    source: Path, reference: dict[str, str], num_events: int, tmp_path: Path
+) -> None:
+    assert num_events > 2 * NUM_POINTS
+    seen = set()
+    for point in sorted(random.Random(0).sample(range(num_events), NUM_POINTS)):
+        out = tmp_path / str(point) / "store"
+        out.parent.mkdir()
+        killed = command(source, out, kill_at=point)
+        assert killed.wait(60) == -signal.SIGKILL, point
+        wait_until_gone(killed.pid)
+        seen.add(_state_after_a_kill(out, reference))
+        run([source], out, replace(options(), resume=True))
+        assert contents(out) == reference, point
+    assert seen >= {"nothing finished", "some shards finished", "all shards finished"}
+
+
+def test_killed_before_the_last_event_the_store_is_complete(
+    source: Path, reference: dict[str, str], num_events: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "store"
+    assert command(source, out, kill_at=num_events - 1).wait(60) == -signal.SIGKILL
+    assert _state_after_a_kill(out, reference) == "complete"
+    assert run([source], out, replace(options(), resume=True)) == [
+        f"{out}: this store is complete; there is nothing to resume"
+    ]
+    assert contents(out) == reference
+
+
+def _state_after_a_kill(out: Path, reference: dict[str, str]) -> str:
+    """How far it was; checks that a reader accepts the whole store or nothing."""
+    if (out / "dataset.json").exists():
+        store = BagStore.open(str(out))
+        found = contents(out)
+        assert {name: found[name] for name in reference} == reference
+        assert store.slide_ids == (*SHARDS, "S3")
+        return "complete"
+    with pytest.raises(DataError):
+        BagStore.open(str(out))
+    for path in out.glob("shards/part-*.arrow"):  # a shard has its name only when all of it is there
+        assert contents(out)[f"shards/{path.name}"] == reference[f"shards/{path.name}"]
+    finished = sorted(path.name for path in out.glob(".pack/part-*.json"))
+    if not finished:
+        return "nothing finished"
+    assert all(json.loads((out / ".pack" / name).read_text())["result"]["rows"] for name in finished)
+    return "all shards finished" if len(finished) == 4 else "some shards finished"
