@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 
 from asmil.data.labels import first_of
+from asmil.data.tables.names import find_id_column
 from asmil.errors import DataError
 
-__all__ = ["LabelPart", "find_id_column", "joined_labels"]
+__all__ = ["LabelPart", "joined_labels"]
 
 
 class LabelPart(NamedTuple):
@@ -27,19 +28,6 @@ class LabelPart(NamedTuple):
     source: str
     table: pd.DataFrame | None
     slide_ids: tuple[str, ...]
-
-
-def find_id_column(table: pd.DataFrame, slide_ids: Sequence[str]) -> str | None:
-    """The column that holds slide ids: the one in which most of the given slides occur, the first of equals.
-
-    Example:
-        >>> find_id_column(pd.DataFrame({"patient": ["a", "a"], "slide": ["a1", "a2"]}), ["a1", "a2", "a3"])
-        'slide'
-    """
-    wanted = set(slide_ids)
-    counts = {str(name): len(wanted.intersection(table[name].astype(str))) for name in table.columns}
-    best = max(counts, key=lambda name: counts[name], default=None)
-    return best if best is not None and counts[best] else None
 
 
 def joined_labels(parts: Sequence[LabelPart], say: Callable[[str], None]) -> pd.DataFrame | None:

@@ -1,10 +1,12 @@
-"""Which stored slide an id of a table names: exactly, or by documented fallbacks, and never by guessing."""
+"""Which column of a table names slides, and which slide an id names: exactly or by documented rules, never guessed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["SlideNames", "bare_name"]
+import pandas as pd
+
+__all__ = ["SlideNames", "bare_name", "find_id_column"]
 
 _FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", ".npy", ".npz", ".csv")
 _SLIDE_SUFFIXES = (
@@ -55,3 +57,16 @@ class SlideNames:
         if text in self._known:
             return (text,)
         return tuple(self._by_bare_name.get(bare_name(text), ()))
+
+
+def find_id_column(table: pd.DataFrame, slide_ids: Sequence[str]) -> str | None:
+    """The column that holds slide ids: the one in which most of the given slides occur, the first of equals.
+
+    Example:
+        >>> find_id_column(pd.DataFrame({"patient": ["a", "a"], "slide": ["a1", "a2"]}), ["a1", "a2", "a3"])
+        'slide'
+    """
+    wanted = set(slide_ids)
+    counts = {str(name): len(wanted.intersection(table[name].astype(str))) for name in table.columns}
+    best = max(counts, key=lambda name: counts[name], default=None)
+    return best if best is not None and counts[best] else None
