@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -17,6 +18,7 @@ from asmil.storage import publish_bytes
 __all__ = ["CHECKPOINT", "load_checkpoint", "save_checkpoint"]
 
 CHECKPOINT = "checkpoint.pt"
+DAMAGED = "checkpoint.damaged.pt"
 _MAGIC = b"ASMILCK1"
 _DIGEST_BYTES = 8
 
@@ -46,7 +48,8 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> Path:
 def load_checkpoint(directory: Path) -> dict[str, Any] | None:
     """The newest good checkpoint of a directory, or None if there is none at all.
 
-    A damaged file is named in the log and its reserve is taken.
+    A damaged file is named in the log and its reserve is taken; the damaged one is put aside, so that the next
+    checkpoint does not push it into the reserve's place.
 
     Raises:
         IntegrityError: There are checkpoints, but none is intact.
@@ -57,10 +60,15 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
         if not candidate.exists():
             continue
         try:
-            return _read(candidate)
+            state = _read(candidate)
         except IntegrityError as error:
             logger.warning("%s", error)
             problems.append(str(error))
+            continue
+        if problems:
+            with contextlib.suppress(OSError):
+                path.replace(path.with_name(DAMAGED))
+        return state
     if problems:
         raise IntegrityError("; ".join(problems) + ": no intact checkpoint is left; start again without --resume")
     return None
@@ -75,5 +83,12 @@ def _read(path: Path) -> dict[str, Any]:
     start = len(_MAGIC) + _DIGEST_BYTES
     if blob[: len(_MAGIC)] != _MAGIC or xxhash.xxh3_64_digest(blob[start:]) != blob[len(_MAGIC) : start]:
         raise IntegrityError(f"{path}: {len(blob)} bytes whose checksum does not match what was written")
-    state: dict[str, Any] = torch.load(io.BytesIO(blob[start:]), map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(blob[start:]), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever is no checkpoint makes torch raise nearly every built-in exception
+        reason = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())[:160]
+        raise IntegrityError(
+            f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {reason}), though its checksum is right; "
+            "nothing in it was run"
+        ) from None
     return state
