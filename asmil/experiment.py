@@ -74,7 +74,7 @@ class Experiment:
         cohort: All bags and labels, the test part included; nothing that trains may be handed this.
         task: The task, not fitted.
         plan: The splits; it gives out development parts only.
-        records: Directory of split files and the ledger: the store's own if it is writable, else the run's.
+        records: Directory of split files and the ledger: the store's own if it is local and writable, else the run's.
     """
 
     spec: ExperimentSpec
@@ -102,7 +102,7 @@ def open_experiment(spec: ExperimentSpec, out: Path) -> Experiment:
 
     Args:
         spec: The resolved configuration.
-        out: The run directory; takes split file and ledger when the store is read-only.
+        out: The run directory; takes split file and ledger when the store is remote or read-only.
 
     Returns:
         The experiment.
@@ -113,7 +113,8 @@ def open_experiment(spec: ExperimentSpec, out: Path) -> Experiment:
     store = resolve_store(spec.data.store)
     data = spec.data.model_copy(update={"store": store})
     cohort = Cohort.open(data, independent_bags=spec.protocol.independent_bags)
-    records = cohort.store.root if os.access(cohort.store.root, os.W_OK) else out
+    root = cohort.store.local_root
+    records = root if root is not None and os.access(root, os.W_OK) else out
     official = cohort.labels[data.labels.split] if data.labels.split else None
     with _named(data.labels.table or store):
         task = spec.task.build(data.labels)
@@ -173,7 +174,7 @@ def train_once(
         The trained model.
     """
     visible = cohort.restrict([*train_ids, *validation_ids])
-    with _named(cohort.store.root):
+    with _named(cohort.store.uri):
         prepared = task.prepare(visible.frame(train_ids), visible.restrict(train_ids))
     model = build_model(spec.model, visible.num_features, prepared.head, seed=seed)
     fitted = fit(

@@ -188,7 +188,7 @@ class Cohort:
             return self.slides[bag_id]
         except KeyError:
             raise DataError(
-                f"{self.store.root}: no bag {bag_id!r} in this cohort of {len(self.slides)} bags; it may lie in "
+                f"{self.store.uri}: no bag {bag_id!r} in this cohort of {len(self.slides)} bags; it may lie in "
                 "a part of the split that is not open here"
             ) from None
 
@@ -199,8 +199,8 @@ def _read_table(store: BagStore, data: DataConfig) -> tuple[pd.DataFrame, str]:
         return read_label_table(path, data.labels), str(path)
     table = store.labels()
     if table is None:
-        raise DataError(f"{store.root}: the store has no label table; name a file in data.labels.table")
-    return table, f"label table of {store.root}"
+        raise DataError(f"{store.uri}: the store has no label table; name a file in data.labels.table")
+    return table, f"label table of {store.uri}"
 
 
 def _match(store: BagStore, table: pd.DataFrame, data: DataConfig, source: str) -> pd.DataFrame:
@@ -218,7 +218,7 @@ def _match(store: BagStore, table: pd.DataFrame, data: DataConfig, source: str) 
         _report_missing(no_bag, no_label, data, source)
     kept = [slide_id for slide_id in store.slide_ids if slide_id in labelled]
     if not kept:
-        raise DataError(f"{source}: no label belongs to a bag of {store.root}; check data.labels.id")
+        raise DataError(f"{source}: no label belongs to a bag of {store.uri}; check data.labels.id")
     rows = table.set_index(pd.Index(ids.to_numpy(), dtype=object), drop=False).loc[kept]
     return rows.rename_axis("bag_id")
 

@@ -260,10 +260,10 @@ def _given_splits(cohort: Cohort) -> GivenSplits:
     content = store.given_splits()
     if content is None:
         raise DataError(
-            f"{store.root}: protocol.scheme is 'given', but the store holds no imported splits; convert again with "
+            f"{store.uri}: protocol.scheme is 'given', but the store holds no imported splits; convert again with "
             "--splits PATH, or choose the scheme kfold, holdout or official"
         )
-    return GivenSplits.from_bytes(content, f"{store.root}/{SPLITS_FILE}")
+    return GivenSplits.from_bytes(content, f"{store.uri}/{SPLITS_FILE}")
 
 
 def _rules(protocol: ProtocolConfig, cohort: Cohort) -> dict[str, Any]:
@@ -321,7 +321,7 @@ class _Cutter:
         """Imported folds that test no bag twice are outer folds; repeated holdouts are repeats of one fold."""
         for number in range(len(imported.folds)):
             repeat, fold = (number, 0) if imported.tests_overlap else (0, number)
-            parts = imported.bag_parts(number, cohort.slides, str(cohort.store.root))
+            parts = imported.bag_parts(number, cohort.slides, cohort.store.uri)
             outside = {*parts.test, *parts.left_out}
             validations: tuple[tuple[str, ...], ...] = (parts.validation,)
             if not parts.validation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.fs
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -23,12 +22,13 @@ from asmil.data.schema import (
     DATASET_FILE,
     INDEX_FILE,
     LABELS_FILE,
+    SHARD_FOLDER,
     SPLITS_FILE,
     DatasetInfo,
     leftover_names,
 )
 from asmil.errors import DataError, IntegrityError
-from asmil.storage import RangeReader, open_fs
+from asmil.storage import Block, BlockReader, Location, direct_blocks, open_location
 
 __all__ = ["BagStore", "PackedSlides"]
 
@@ -38,6 +38,9 @@ _TORCH_DTYPES = {
     "bfloat16": torch.bfloat16,
     "int32": torch.int32,
 }
+_MAX_TABLE_BYTES = 1 << 30
+_MAX_INFO_BYTES = 64 << 20
+_MAX_ROW_BYTES = 1 << 10  # of the index, far above what a row takes
 
 HOW_TO_MAKE = "make one with `python -m asmil.data.pack SOURCE --out STORE`, or try a built-in data set with `--demo`"
 
@@ -64,38 +67,55 @@ class BagStore:
     Use `BagStore.open`.
 
     Attributes:
-        root: The directory.
         info: Content of `dataset.json`.
         index: Where the slides lie; of a restricted store, only of its slides.
     """
 
-    def __init__(self, root: Path, info: DatasetInfo, index: BagIndex, *, is_restricted: bool) -> None:
-        self.root = root
+    def __init__(
+        self, location: Location, info: DatasetInfo, index: BagIndex, blocks: BlockReader, *, is_restricted: bool
+    ) -> None:
         self.info = info
         self.index = index
+        self._location = location
+        self._blocks = blocks
         self._is_restricted = is_restricted
-        self._files = RangeReader(root)
 
     @classmethod
-    def open(cls, uri: str) -> BagStore:
+    def open(cls, uri: str, *, blocks: Callable[[Location, DatasetInfo], BlockReader] | None = None) -> BagStore:
         """Open a store and check its small files and the sizes of its shards.
 
+        Nothing of the shards is read. Where a remote place does not list its files, wrong sizes come to light when a
+        slide is read.
+
         Args:
-            uri: Directory of the store.
+            uri: Directory or address of the store: a path, `s3://…`, `gs://…` or any address that fsspec knows.
+            blocks: Makes what reads the shards; None reads them where they are.
 
         Raises:
+            ConfigError: The address holds credentials or options.
             DataError: There is no store; the message says how to make one.
             IntegrityError: Files are missing, cut, or differ from `dataset.json`.
+            EnvironmentProblem: The place cannot be read now, or not by this user.
         """
-        filesystem, path = open_fs(uri)
-        if not isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-            raise DataError(f"{uri}: only stores on local disks and mounts can be read; copy it to one")
-        root = Path(path)
-        info = _read_info(root)
-        _check_shard_sizes(root, info)
-        index = BagIndex.from_bytes(_read_checked(root, INDEX_FILE, info.index_sha256), str(root))
-        index.check(info, str(root))
-        return cls(root, info, index, is_restricted=False)
+        location = open_location(uri)
+        info = _read_info(location)
+        _check_shard_sizes(location, info)
+        max_bytes = (1 << 20) + _MAX_ROW_BYTES * info.num_bags
+        content = _read_checked(location, INDEX_FILE, info.index_sha256, max_bytes=max_bytes)
+        index = BagIndex.from_bytes(content, location.uri)
+        index.check(info, location.uri)
+        reader = blocks(location, info) if blocks else direct_blocks(location)
+        return cls(location, info, index, reader, is_restricted=False)
+
+    @property
+    def uri(self) -> str:
+        """The store, as named in messages."""
+        return self._location.uri
+
+    @property
+    def local_root(self) -> Path | None:
+        """Its directory; None if it is on another machine."""
+        return self._location.local_root
 
     @property
     def slide_ids(self) -> tuple[str, ...]:
@@ -133,16 +153,17 @@ class BagStore:
         features_MD = empty((total, info.num_features), dtype=_TORCH_DTYPES[info.dtype])
         coords_M2 = empty((total, 2), dtype=_TORCH_DTYPES[info.coord_dtype]) if info.coord_dtype else None
         labels_M = torch.empty(total, dtype=torch.int8) if info.has_instance_labels else None
+        packed = PackedSlides(features_MD, torch.tensor(starts), coords_M2, labels_M)
         features, coords, labels = _bytes_of(features_MD), _bytes_of(coords_M2), _bytes_of(labels_M)
         done_feat = done_coord = done_label = 0
         for slide_id, row in zip(slide_ids, rows, strict=True):
-            part = features[done_feat : (done_feat := done_feat + row.feat_nbytes)]
-            self._fill(part, slide_id, row.shard, row.feat_offset, row.xxh3_feat, "features")
-            part = coords[done_coord : (done_coord := done_coord + row.coord_nbytes)]
-            self._fill(part, slide_id, row.shard, row.coord_offset, row.xxh3_coord, "coords")
-            part = labels[done_label : (done_label := done_label + row.label_nbytes)]
-            self._fill(part, slide_id, row.shard, row.label_offset, row.xxh3_label, "instance_label")
-        return PackedSlides(features_MD, torch.tensor(starts), coords_M2, labels_M)
+            parts = (
+                features[done_feat : (done_feat := done_feat + row.feat_nbytes)],
+                coords[done_coord : (done_coord := done_coord + row.coord_nbytes)],
+                labels[done_label : (done_label := done_label + row.label_nbytes)],
+            )
+            self._fill(slide_id, row, parts)
+        return packed
 
     def labels(self) -> pd.DataFrame | None:
         """The label table; None if the store has none or is restricted.
@@ -152,13 +173,11 @@ class BagStore:
         """
         if self.info.labels_sha256 is None or self._is_restricted:
             return None
-        content = _read_checked(self.root, LABELS_FILE, self.info.labels_sha256)
+        content = _read_checked(self._location, LABELS_FILE, self.info.labels_sha256)
         try:
             frame = pa.ipc.open_file(pa.py_buffer(content)).read_all().to_pandas()
         except Exception as error:  # a damaged Arrow file raises more than ArrowInvalid
-            raise IntegrityError(
-                f"{self.root / LABELS_FILE}: not a table ({error}); convert the source again"
-            ) from None
+            raise IntegrityError(f"{self.uri}/{LABELS_FILE}: not a table ({error}); convert the source again") from None
         assert isinstance(frame, pd.DataFrame)
         return frame
 
@@ -170,7 +189,7 @@ class BagStore:
         """
         if self.info.splits_sha256 is None or self._is_restricted:
             return None
-        return _read_checked(self.root, SPLITS_FILE, self.info.splits_sha256)
+        return _read_checked(self._location, SPLITS_FILE, self.info.splits_sha256)
 
     def restrict(self, slide_ids: Sequence[str]) -> BagStore:
         """A store that knows these slides only, and no labels.
@@ -180,7 +199,8 @@ class BagStore:
         """
         for slide_id in slide_ids:
             self._row(slide_id)
-        return BagStore(self.root, self.info, self.index.select(slide_ids), is_restricted=True)
+        index = self.index.select(slide_ids)
+        return BagStore(self._location, self.info, index, self._blocks, is_restricted=True)
 
     def _row(self, slide_id: str) -> IndexRow:
         try:
@@ -188,28 +208,43 @@ class BagStore:
         except KeyError:
             which = "this restricted view of the store" if self._is_restricted else "the store"
             raise DataError(
-                f"{self.root}: no slide {slide_id!r} in {which}, which has {len(self.slide_ids)} slides"
+                f"{self.uri}: no slide {slide_id!r} in {which}, which has {len(self.slide_ids)} slides"
             ) from None
 
-    def _fill(self, part: memoryview, slide_id: str, shard: int, offset: int, checksum: int, column: str) -> None:
-        if len(part) == 0:
-            return
-        name = self.info.shards[shard].name
-        where = f"{self.root}: shard {name}, bag {slide_id!r}, {column}"
+    def _fill(self, slide_id: str, row: IndexRow, parts: Sequence[memoryview]) -> None:
+        """Read the blocks of a slide into memory and check them."""
+        name = self.info.shards[row.shard].name
+        asked = [
+            (column, Block(offset, part, checksum))
+            for (column, offset, checksum), part in zip(_columns(row), parts, strict=True)
+            if len(part)
+        ]
         try:
-            num_read, found = self._files.read_into(name, offset, part)
+            found = self._blocks.read_blocks(name, [block for _, block in asked])
         except OSError as error:
-            raise IntegrityError(f"{where}: cannot be read ({error}); restore the shard or convert again") from error
-        if num_read != len(part):
             raise IntegrityError(
-                f"{where}: the file ends early: expected {len(part)} bytes at offset {offset}, got {num_read}; "
-                "restore the shard from a copy or convert again"
-            )
-        if found != checksum:
-            raise IntegrityError(
-                f"{where}: checksum mismatch: expected xxh3 {checksum:016x}, got {found:016x}; "
-                "restore the shard from a copy or convert again"
-            )
+                f"{self.uri}: shard {name}, bag {slide_id!r}: cannot be read ({error}); "
+                "restore the shard or convert again"
+            ) from error
+        for (column, block), (num_read, checksum) in zip(asked, found, strict=True):
+            where = f"{self.uri}: shard {name}, bag {slide_id!r}, {column}"
+            if num_read != len(block.buffer):
+                raise IntegrityError(
+                    f"{where}: the file ends early: expected {len(block.buffer)} bytes at offset {block.offset}, "
+                    f"got {num_read}; restore the shard from a copy or convert again"
+                )
+            if checksum != block.xxh3:
+                raise IntegrityError(
+                    f"{where}: checksum mismatch: expected xxh3 {block.xxh3:016x}, got {checksum:016x}; "
+                    "restore the shard from a copy or convert again"
+                )
+
+
+def _columns(row: IndexRow) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and checksum of the blocks of a slide."""
+    yield "features", row.feat_offset, row.xxh3_feat
+    yield "coords", row.coord_offset, row.xxh3_coord
+    yield "instance_label", row.label_offset, row.xxh3_label
 
 
 def _bytes_of(tensor: Tensor | None) -> memoryview:
@@ -220,18 +255,16 @@ def _bytes_of(tensor: Tensor | None) -> memoryview:
     return array.data.cast("B")
 
 
-def _read_info(root: Path) -> DatasetInfo:
-    path = root / DATASET_FILE
+def _read_info(location: Location) -> DatasetInfo:
+    path = f"{location.uri}/{DATASET_FILE}"
     try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{root}: {_why_no_store(root)}; {HOW_TO_MAKE}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error}); check path and permissions") from error
+        content = location.read_file(DATASET_FILE, max_bytes=_MAX_INFO_BYTES)
+    except FileNotFoundError:
+        raise DataError(f"{location.uri}: {_why_no_store(location.local_root)}; {HOW_TO_MAKE}") from None
     try:
         tree = json.loads(content)
         version = tree.get("format")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{path}: not a JSON object ({error}); restore it or convert again") from None
     if version != DatasetInfo.model_fields["format"].default:
         raise DataError(
@@ -246,7 +279,9 @@ def _read_info(root: Path) -> DatasetInfo:
         raise IntegrityError(f"{path}: {field}: {problem['msg']}; restore it or convert again") from None
 
 
-def _why_no_store(root: Path) -> str:
+def _why_no_store(root: Path | None) -> str:
+    if root is None:
+        return f"nothing at this address is called {DATASET_FILE}, so no store; check bucket and prefix"
     if not root.exists():
         return "no such directory, so no store"
     if not root.is_dir():
@@ -260,31 +295,29 @@ def _why_no_store(root: Path) -> str:
     )
 
 
-def _check_shard_sizes(root: Path, info: DatasetInfo) -> None:
+def _check_shard_sizes(location: Location, info: DatasetInfo) -> None:
+    sizes = location.sizes(SHARD_FOLDER)
+    if sizes is None:
+        return
     for shard in info.shards:
-        path = root / shard.name
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise IntegrityError(
-                f"{root}: shard {shard.name} is missing, {DATASET_FILE} says {shard.bytes} bytes; "
-                "restore it from a copy or convert again"
-            ) from None
+        size = sizes.get(shard.name)
         if size != shard.bytes:
+            found = "is missing" if size is None else f"has {size} bytes"
             raise IntegrityError(
-                f"{root}: shard {shard.name} has {size} bytes, {DATASET_FILE} says {shard.bytes}; "
+                f"{location.uri}: shard {shard.name} {found}, {DATASET_FILE} says {shard.bytes} bytes; "
                 "restore it from a copy or convert again"
             )
 
 
-def _read_checked(root: Path, name: str, sha256: str) -> bytes:
+def _read_checked(location: Location, name: str, sha256: str, *, max_bytes: int = _MAX_TABLE_BYTES) -> bytes:
     try:
-        content = (root / name).read_bytes()
-    except OSError as error:
-        raise IntegrityError(f"{root}: {name} cannot be read ({error}); restore it or convert again") from None
+        content = location.read_file(name, max_bytes=max_bytes)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{location.uri}: {name} cannot be read ({error}); restore it or convert again") from None
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise IntegrityError(
-            f"{root}: {name} has sha256 {found[:16]}…, {DATASET_FILE} says {sha256[:16]}…; restore it or convert again"
+            f"{location.uri}: {name} has sha256 {found[:16]}…, {DATASET_FILE} says {sha256[:16]}…; "
+            "restore it or convert again"
         )
     return content

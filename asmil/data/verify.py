@@ -24,7 +24,8 @@ def damages(store: BagStore) -> Iterator[str]:
         One sentence per damaged shard, bag or table.
     """
     for shard in store.info.shards:
-        found = file_sha256(store.root / shard.name)
+        assert store.local_root is not None
+        found = file_sha256(store.local_root / shard.name)
         if found != shard.sha256:
             yield f"shard {shard.name} has sha256 {found[:16]}…, {DATASET_FILE} says {shard.sha256[:16]}…"
     checks: list[Callable[[], object]] = [partial(store.read, slide_id) for slide_id in store.slide_ids]

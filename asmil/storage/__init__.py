@@ -4,6 +4,7 @@ Nothing here knows what the bytes mean.
 """
 
 from asmil.storage.addresses import open_fs
+from asmil.storage.blocks import Block, BlockReader, FoundBlock, LocalBlocks, RangedBlocks, direct_blocks
 from asmil.storage.local import OpenFile, RangeReader
 from asmil.storage.location import Location, open_location
 from asmil.storage.publish import (
@@ -18,9 +19,15 @@ from asmil.storage.publish import (
 )
 
 __all__ = [
+    "Block",
+    "BlockReader",
+    "FoundBlock",
+    "LocalBlocks",
     "Location",
     "OpenFile",
     "RangeReader",
+    "RangedBlocks",
+    "direct_blocks",
     "disk_problems",
     "ensure_directory",
     "file_sha256",

@@ -115,6 +115,8 @@ class LocalLocation:
                 return {f"{folder}/{entry.name}": entry.stat().st_size for entry in entries if entry.is_file()}
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        except PermissionError:
+            return None
 
 
 class RemoteLocation:
@@ -133,7 +135,6 @@ class RemoteLocation:
         self.uri = uri.rstrip("/")
         self.local_root: Path | None = None
         self._retry = retry or RETRY
-        self._lock = threading.Lock()
         self._process: int | None = None
         self._connect()
 
@@ -165,7 +166,7 @@ class RemoteLocation:
             nonlocal longest
             content = self._client().read(name, offset, len(buffer))
             if len(content) > len(buffer):
-                raise OSError(f"asked for {len(buffer)} bytes and got {len(content)}; does the server know ranges?")
+                return len(content)
             buffer[: len(content)] = content
             longest = max(longest, len(content))
             if len(content) < len(buffer):
@@ -173,9 +174,15 @@ class RemoteLocation:
             return len(content)
 
         try:
-            return self._repeat(name, request)
+            num_read = self._repeat(name, request)
         except _EndsEarlyError:
             return longest
+        if num_read > len(buffer):
+            raise EnvironmentProblem(
+                f"{self.uri}/{name}: asked for {len(buffer)} bytes at {offset}, got {num_read}: the server does not "
+                "serve ranges; use another server, or copy the store to a local disk"
+            )
+        return num_read
 
     def sizes(self, folder: str) -> Mapping[str, int] | None:
         """As `Location.sizes`; one request per thousand files. None where listing is not allowed or not known."""
@@ -188,18 +195,17 @@ class RemoteLocation:
 
     def _client(self) -> _Client:
         if self._process != os.getpid():
-            with self._lock:
-                self._connect()
+            self._connect()
         return self._connected
 
     def _connect(self) -> None:
-        if self._process != os.getpid():
-            filesystem, path = open_fs(self.uri)
-            is_fsspec = isinstance(filesystem, pyarrow.fs.PyFileSystem)
-            self._connected: _Client = (
-                _FsspecClient(filesystem.handler.fs, path) if is_fsspec else _ArrowClient(filesystem, path)
-            )
-            self._process = os.getpid()
+        """Open the file system; no lock, which a fork could leave locked: connecting twice is harmless."""
+        filesystem, path = open_fs(self.uri)
+        is_fsspec = isinstance(filesystem, pyarrow.fs.PyFileSystem)
+        self._connected: _Client = (
+            _FsspecClient(filesystem.handler.fs, path) if is_fsspec else _ArrowClient(filesystem, path)
+        )
+        self._process = os.getpid()
 
     def _repeat(self, name: str, request: Callable[[], _T]) -> _T:
         where = f"{self.uri}/{name}"

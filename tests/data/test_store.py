@@ -306,10 +306,11 @@ def test_threads_share_a_store(tmp_path, monkeypatch):
             assert np.array_equal(bag.features_ND.numpy(), bags[slide_id])
 
 
-def test_addresses_that_are_not_local_are_refused_with_a_way_out(tmp_path):
+def test_addresses_of_local_and_of_remote_places(tmp_path):
     directory = write_store(tmp_path / "s", draw_bags([3]))
-    assert BagStore.open(f"file://{directory}").slide_ids == ("S0",)
-    with pytest.raises(DataError, match=r"only stores on local disks .*copy it"):
-        BagStore.open("memory://store")
+    store = BagStore.open(f"file://{directory}")
+    assert (store.uri, store.local_root, store.slide_ids) == (str(directory), directory, ("S0",))
+    with pytest.raises(DataError, match=r"memory://none: nothing at this address is called dataset\.json"):
+        BagStore.open("memory://none")
     with pytest.raises(DataError, match="nope://store: not an address"):
         BagStore.open("nope://store")
