@@ -270,7 +270,7 @@ def parse_config(model: type[Model], tree: Mapping[str, Any], source: str) -> Mo
     except ValidationError as error:
         found: dict[tuple[str, str], list[str]] = {}
         for problem in error.errors(include_url=False):
-            path, received, allowed = _describe(model, tree, problem)
+            path, received, allowed = _describe(model, tree, problem, source)
             found.setdefault((path, received), []).append(allowed)
     lines = [
         f"{source}: {f'{path}: ' if path else ''}{received}{' or '.join(dict.fromkeys(allowed))}"
@@ -279,14 +279,14 @@ def parse_config(model: type[Model], tree: Mapping[str, Any], source: str) -> Mo
     raise ConfigError("\n       ".join(lines))
 
 
-def _describe(model: type[BaseModel], tree: Mapping[str, Any], problem: Any) -> tuple[str, str, str]:
+def _describe(model: type[BaseModel], tree: Mapping[str, Any], problem: Any, source: str) -> tuple[str, str, str]:
     """Dotted path, what was received, and what is allowed. Several of the last may belong to one path (unions)."""
     names, sections = _locate(model, tree, problem)
     path = ".".join(names)
     context = problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
-            return path, "unknown key; ", _nearest_key(names, sections)
+            return path, f"unknown key{_line_of(names, source)}; ", _nearest_key(names, sections)
         case "missing":
             return path, "required but missing", ""
         case "union_tag_not_found":
@@ -322,6 +322,19 @@ def _locate(model: type[BaseModel], tree: Any, problem: Any) -> tuple[list[str],
         here = [found for field in fields for found in _models_in(field.annotation)] or here
         node = node[part] if is_key else None
     return names, here if problem["type"].startswith("union_tag") else around
+
+
+def _line_of(names: Sequence[str], source: str) -> str:
+    """Where in a YAML file a key stands, in brackets; empty if it is not there, because an override brought it."""
+    try:
+        node, line = yaml.compose(Path(source).read_text(encoding="utf-8"), Loader=_Loader), ""
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    for name in names:
+        inside = node.value if isinstance(node, yaml.MappingNode) else []
+        key, node = next(((key, value) for key, value in inside if key.value == name), (None, None))
+        line = f" (line {key.start_mark.line + 1})" if key is not None else ""
+    return line
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
