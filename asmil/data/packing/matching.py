@@ -42,7 +42,12 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--labels", type=Path, metavar="TABLE", help="label table to store: .csv (or zipped), .tsv, ...")
     for name, text in _COLUMN_HELP.items():
         group.add_argument(f"--{name}-column", metavar="NAME", help=text)
-    group.add_argument("--time-unit", choices=get_args(TimeUnit), help="unit of the time column")
+    group.add_argument(
+        "--time-unit", choices=get_args(TimeUnit), help="unit of the time column (default: what its name says)"
+    )
+    group.add_argument(
+        "--allow-missing", action="store_true", help="list labels without a slide and slides without one, and go on"
+    )
     group.add_argument(
         "--slide-table", type=Path, metavar="TABLE", help="slides of each patient, if TABLE has patients"
     )
@@ -71,6 +76,7 @@ def label_options(given: argparse.Namespace) -> LabelOptions:
         given.slide_table,
         tuple(given.splits),
         given.allow_incomplete_splits,
+        given.allow_missing,
     )
 
 
@@ -82,6 +88,9 @@ class LabelMatcher:
         no_tissue: Slides of the source that are left out on purpose; their label rows are dropped.
         say: Receives every finding, one line each.
 
+    Attributes:
+        provenance: Where the stored table comes from, how its outcome was made, and what did not match.
+
     Raises:
         ConfigError: A named column is missing, or options are.
         DataError: A file cannot be read, or holds ids or outcomes that cannot be used.
@@ -91,6 +100,7 @@ class LabelMatcher:
         self.options = options
         self.no_tissue = tuple(no_tissue)
         self.say = say
+        self.provenance: dict[str, Any] = {}
         self.table: LabelTable | None = None if options.table is None else load_label_table(options, say)
         self._foreign: ForeignSplits | None = read_splits(options.splits) if options.splits else None
 
@@ -108,7 +118,8 @@ class LabelMatcher:
 
         Raises:
             DataError: No row belongs to a stored slide, several to the same one, ids that several slides could have,
-                or a source that labels only some.
+                labels without a slide or slides without a label unless they are allowed, or a source that labels only
+                some.
         """
         rows: list[dict[str, Any]] = [{"slide": slide_id, **carried_labels.get(slide_id, {})} for slide_id in slide_ids]
         carried = sorted({name for row in rows for name in row} - {"slide"})
@@ -173,13 +184,28 @@ class LabelMatcher:
         how = "" if exact == len(labelled) else f", {len(labelled) - exact} of them without folder and suffix of the id"
         share = 100 * len(labelled) / len(slide_ids)
         self.say(f"{len(labelled)} of {len(slide_ids)} slides ({share:.1f} %) have a row in {table.source}{how}")
-        unlabelled = [slide_id for slide_id in slide_ids if slide_id not in labelled]
-        if unlabelled:
-            self.say(f"{len(unlabelled)} slides have no row in {table.source}: {first_of(unlabelled)}")
-        without_bag = [label_id for label_id in matched[column] if label_id not in known]
-        if without_bag:
-            self.say(f"{len(without_bag)} rows of {table.source} have no slide in the source: {first_of(without_bag)}")
+        self._report_missing(
+            table.source,
+            (*(label_id for label_id in matched[column] if label_id not in known), *table.unused),
+            [slide_id for slide_id in slide_ids if slide_id not in labelled],
+        )
+        if table.polarity is not None:
+            self.provenance["labels"]["outcome"] = table.polarity
         return matched
+
+    def _report_missing(self, source: str, without_slide: Sequence[str], without_label: Sequence[str]) -> None:
+        found = ((without_slide, "labels without a slide"), (without_label, "slides without a label"))
+        parts = [f"{len(names)} {what}: {first_of(names)}" for names, what in found if names]
+        self.provenance["labels"] = {
+            "table": source,
+            **{what.replace(" ", "_"): list(names) for names, what in found},
+        }
+        if not parts:
+            return
+        message = f"{source} and the slides do not match: {'; '.join(parts)}"
+        if not self.options.allow_missing:
+            raise DataError(f"{message}; correct the table or the ids, or go on without them with --allow-missing")
+        self.say(f"{message}; all of them are listed in dataset.json, and training needs data.allow_missing: true")
 
 
 def _refuse_ambiguity(label_ids: Sequence[str], found: Sequence[tuple[str, ...]], source: str) -> None:

@@ -264,7 +264,8 @@ class _Conversion:
             for slide_id, row in result.rows.items()
         }
         problems = _all_problems(plan, results)
-        facts = plan.facts.model_copy(update={"provenance": self._provenance(scan, plan, problems, in_order)})
+        provenance = self._provenance(scan, plan, problems, in_order) | tables.matcher.provenance
+        facts = plan.facts.model_copy(update={"provenance": provenance})
         info = publish_store(
             store,
             StoreContent(

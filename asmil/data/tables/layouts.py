@@ -9,6 +9,7 @@ from pathlib import Path
 
 from asmil.config import load_yaml
 from asmil.data.labels import first_of
+from asmil.data.tables.outcomes import TimeUnit
 from asmil.errors import ConfigError
 
 __all__ = ["OutcomeHint", "TableLayout", "is_gene", "recognise"]
@@ -28,7 +29,7 @@ class OutcomeHint:
     """
 
     time: str
-    unit: str
+    unit: TimeUnit
     option: str
     mark: str
 
@@ -84,8 +85,8 @@ def _slide_and_case(has: frozenset[str]) -> dict[str, str]:
     return {field: name for field, name in (("id", "slide_id"), ("group", "case_id")) if name in has}
 
 
-def _hints(has: frozenset[str], found: Sequence[tuple[str, str, str, str]]) -> tuple[OutcomeHint, ...]:
-    return tuple(OutcomeHint(*hint) for hint in found if {hint[0], hint[3]} <= has)
+def _hints(has: frozenset[str], found: Sequence[OutcomeHint]) -> tuple[OutcomeHint, ...]:
+    return tuple(hint for hint in found if {hint.time, hint.mark} <= has)
 
 
 def _patho_bench(path: Path, has: frozenset[str]) -> TableLayout | None:
@@ -93,7 +94,7 @@ def _patho_bench(path: Path, has: frozenset[str]) -> TableLayout | None:
     if not folds or not has & {"case_id", "slide_id"}:
         return None
     events = [name.removesuffix("_event") for name in sorted(has) if name.endswith("_event")]
-    outcomes = _hints(has, [(f"{task}_days", "days", "--event-column", f"{task}_event") for task in events])
+    outcomes = _hints(has, [OutcomeHint(f"{task}_days", "days", "--event-column", f"{task}_event") for task in events])
     columns = _slide_and_case(has)
     target = _configured_task(path.with_name("config.yaml"))
     if target in has and not outcomes:  # the label column of a survival task holds codes of a fixed binning
@@ -112,25 +113,25 @@ def _mmp(path: Path, has: frozenset[str]) -> TableLayout | None:
     kinds = [kind for kind in ("os", "dss", "dfi", "pfi") if f"{kind}_survival_days" in has]
     if not kinds:
         return None
-    found = [(f"{kind}_survival_days", "days", "--censor-column", f"{kind}_censorship") for kind in kinds]
+    found = [OutcomeHint(f"{kind}_survival_days", "days", "--censor-column", f"{kind}_censorship") for kind in kinds]
     columns = _slide_and_case(has)
-    return TableLayout("MMP/PANTHER clinical table", tuple(hint[0] for hint in found), columns, _hints(has, found))
+    return TableLayout("MMP/PANTHER clinical table", tuple(hint.time for hint in found), columns, _hints(has, found))
 
 
 def _survpath(path: Path, has: frozenset[str]) -> TableLayout | None:
     kinds = [kind for kind in ("", "_dss", "_pfi") if f"survival_months{kind}" in has]
     if not {"case_id", "slide_id"} <= has or len(kinds) < 2:
         return None
-    found = [(f"survival_months{kind}", "months", "--censor-column", f"censorship{kind}") for kind in kinds]
+    found = [OutcomeHint(f"survival_months{kind}", "months", "--censor-column", f"censorship{kind}") for kind in kinds]
     columns = _slide_and_case(has)
-    return TableLayout("SurvPath metadata", tuple(hint[0] for hint in found), columns, _hints(has, found), True)
+    return TableLayout("SurvPath metadata", tuple(hint.time for hint in found), columns, _hints(has, found), True)
 
 
 def _mcat(path: Path, has: frozenset[str]) -> TableLayout | None:
     wanted = ("case_id", "slide_id", "survival_months", "censorship")
     if not has.issuperset(wanted):
         return None
-    hints = _hints(has, [("survival_months", "months", "--censor-column", "censorship")])
+    hints = _hints(has, [OutcomeHint("survival_months", "months", "--censor-column", "censorship")])
     return TableLayout("MCAT/PORPOISE clinical table", wanted, _slide_and_case(has), hints, True)
 
 

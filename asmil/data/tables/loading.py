@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +12,7 @@ from asmil.data.config import LabelColumns
 from asmil.data.labels import first_of, id_columns, normalise_labels
 from asmil.data.tables.layouts import TableLayout, is_gene, recognise
 from asmil.data.tables.outcomes import EVENT, OutcomeSource, TimeUnit, add_outcome
+from asmil.data.tables.polarity import Asked, polarity_warning, question, unit_in_name
 from asmil.data.tables.reading import TableFile
 from asmil.errors import ConfigError, DataError
 
@@ -22,11 +23,6 @@ OPTION_NAMES = {
     "covariates": "the columns",
 }
 _PARTS_OF_A_FOLDER = ("train.csv", "val.csv", "test.csv")
-_POLARITY = (
-    "--event-column NAME (1 = event, such as death, observed) or --censor-column NAME (1 = event not observed, as in "
-    "the column `censorship` of MCAT and its relatives); the two are opposites, and the wrong one gives plausible, "
-    "inverted results"
-)
 
 
 @dataclass(frozen=True)
@@ -36,10 +32,11 @@ class LabelOptions:
     Attributes:
         table: The label file, or a folder of `train.csv` and `test.csv`; None takes the labels the source carries.
         columns: Meaning of its columns; what is not set here is taken from a recognised layout.
-        time_unit: Unit of the time column; needed with it.
+        time_unit: Unit of the time column; needed if neither a recognised layout nor the column's name states it.
         slide_table: Table that names the slides of each patient, for a label file with one row per patient.
         splits: Split files or folders to import.
         allow_incomplete_splits: Labelled slides may be in no part of a fold.
+        allow_missing: Labels without a slide and slides without a label are listed instead of refused.
     """
 
     table: Path | None = None
@@ -48,6 +45,7 @@ class LabelOptions:
     slide_table: Path | None = None
     splits: tuple[Path, ...] = ()
     allow_incomplete_splits: bool = False
+    allow_missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,16 @@ class LabelTable:
         frame: One row per slide; ids as text; with an outcome, `event` and `time_<unit>`.
         columns: Meaning of the columns as they are stored.
         time_unit: Unit of the time, if there is one.
+        unused: Patients of the table that have no slide in the slide table.
+        polarity: How the outcome was made of the table's columns, if there is one.
     """
 
     source: str
     frame: pd.DataFrame
     columns: LabelColumns
     time_unit: TimeUnit | None
+    unused: tuple[str, ...] = ()
+    polarity: str | None = None
 
 
 def load_label_table(options: LabelOptions, say: Callable[[str], None]) -> LabelTable:
@@ -83,24 +85,25 @@ def load_label_table(options: LabelOptions, say: Callable[[str], None]) -> Label
     files = _open(options.table)
     layout = recognise(files[0].path, files[0].columns)
     columns = _with_defaults(options, layout, source, say)
-    _check_outcome_options(options, columns, layout, source)
     frame = pd.concat([_rows(file, columns, layout, say) for file in files], ignore_index=True)
+    unit = _checked_unit(options, columns, Asked(source, frame, columns.group, columns.time, layout), say)
     if layout is not None and layout.name == "MIL_BASELINE fold":
         frame = _one_row_per_slide(frame, columns.id)
+    unused: tuple[str, ...] = ()
     if options.slide_table is not None:
-        frame, columns = _with_slides(frame, columns, options, say)
+        frame, columns, unused = _with_slides(frame, columns, options, say)
     elif layout is not None and "id" not in layout.columns and columns.id not in frame.columns:
         raise ConfigError(
             f"{source}: {layout.name} names no slides; give --slide-table TABLE, the table that lists the slides of "
             "each patient, or --id-column"
         )
     frame = normalise_labels(frame, columns, source, options=OPTION_NAMES)
-    if columns.time is None:
+    if unit is None:
         if layout is not None and layout.outcomes:
             hints = " or ".join(hint.words() for hint in layout.outcomes)
             say(f"{source} seems to hold outcomes; to store one, give {hints}")
-        return LabelTable(source, frame, columns, None)
-    return _with_outcome(frame, columns, options, source, say)
+        return LabelTable(source, frame, columns, None, unused)
+    return _with_outcome(LabelTable(source, frame, columns, unit, unused), layout, say)
 
 
 def _open(path: Path) -> list[TableFile]:
@@ -129,22 +132,33 @@ def _with_defaults(
     return options.columns.model_copy(update=taken)
 
 
-def _check_outcome_options(
-    options: LabelOptions, columns: LabelColumns, layout: TableLayout | None, source: str
-) -> None:
-    mark = columns.event or columns.censor
-    hints = [] if layout is None else [hint for hint in layout.outcomes if columns.time in (None, hint.time)]
-    advice = f"; for this table: {' or '.join(hint.words() for hint in hints)}" if hints else ""
-    if columns.time is not None and mark is None:
-        raise ConfigError(f"{source}: --time-column {columns.time} needs its polarity: {_POLARITY}{advice}")
-    if columns.time is None and (mark is not None or options.time_unit is not None):
-        what = f"{mark!r} marks events or censoring" if mark is not None else "--time-unit is given"
-        raise ConfigError(f"{source}: {what}, but no time is named; give --time-column and --time-unit{advice}")
-    if columns.time is not None and options.time_unit is None:
+def _checked_unit(
+    options: LabelOptions, columns: LabelColumns, asked: Asked, say: Callable[[str], None]
+) -> TimeUnit | None:
+    """The unit of the outcome, whose polarity is named; None if no outcome is wanted."""
+    mark, source = columns.event or columns.censor, asked.source
+    advice = f"; for this table: {' or '.join(hint.words() for hint in asked.hints)}" if asked.hints else ""
+    if columns.time is None:
+        if mark is not None or options.time_unit is not None:
+            what = f"{mark!r} marks events or censoring" if mark is not None else "--time-unit is given"
+            raise ConfigError(f"{source}: {what}, but no time is named; give --time-column and --time-unit{advice}")
+        if asked.hints and columns.target is None:
+            raise question(asked)
+        return None
+    if mark is None:
+        raise question(asked)
+    stated = next((hint.unit for hint in asked.hints), None) or unit_in_name(columns.time)
+    if options.time_unit is not None:
+        if stated not in (None, options.time_unit):
+            say(f"warning: --time-unit {options.time_unit} was given, but {columns.time!r} should be in {stated}")
+        return options.time_unit
+    if stated is None:
         raise ConfigError(
-            f"{source}: --time-column {columns.time} needs --time-unit days, months or years{advice}; the unit is "
-            "stored with the time"
+            f"{source}: --time-column {columns.time} needs --time-unit days, months or years: its name does not say, "
+            "and the unit is stored with the time"
         )
+    say(f"{source}: {columns.time!r} is taken to be in {stated}; --time-unit would say otherwise")
+    return stated
 
 
 def _rows(
@@ -175,8 +189,8 @@ def _one_row_per_slide(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
 
 def _with_slides(
     frame: pd.DataFrame, columns: LabelColumns, options: LabelOptions, say: Callable[[str], None]
-) -> tuple[pd.DataFrame, LabelColumns]:
-    """Join a table of patients with the table that names their slides."""
+) -> tuple[pd.DataFrame, LabelColumns, tuple[str, ...]]:
+    """Join a table of patients with the table that names their slides; the patients without slides are named."""
     assert options.slide_table is not None
     path, group = options.slide_table, columns.group
     if group is None:
@@ -196,33 +210,33 @@ def _with_slides(
         raise DataError(
             f"{options.table}: {len(twice)} patients have more than one row: {first_of(twice)}; keep one row each"
         )
-    for names, what in (
-        (sorted(set(slides[group].dropna()) - set(patients[group])), f"patients of {path} have no row in the labels"),
-        (sorted(set(patients[group]) - set(slides[group])), f"patients of the labels have no slide in {path}"),
-    ):
-        if names:
-            say(f"{len(names)} {what}: {first_of(names)}")
+    unlabelled = sorted(set(slides[group].dropna()) - set(patients[group]))
+    if unlabelled:
+        say(f"{len(unlabelled)} patients of {path} have no row in the labels: {first_of(unlabelled)}")
     joined = slides.merge(patients.drop(columns=columns.id, errors="ignore"), on=group, how="inner")
     if joined.empty:
         raise DataError(f"{path}: no patient of it is in {options.table}; check --group-column {group}")
-    return joined, columns
+    return joined, columns, tuple(sorted(set(patients[group]) - set(slides[group])))
 
 
-def _with_outcome(
-    frame: pd.DataFrame, columns: LabelColumns, options: LabelOptions, source: str, say: Callable[[str], None]
-) -> LabelTable:
-    assert columns.time is not None
-    assert options.time_unit is not None
+def _with_outcome(table: LabelTable, layout: TableLayout | None, say: Callable[[str], None]) -> LabelTable:
+    columns, source = table.columns, table.source
     mark = columns.event or columns.censor
+    assert columns.time is not None
+    assert table.time_unit is not None
     assert mark is not None
-    outcome = OutcomeSource(columns.time, options.time_unit, mark, columns.censor is not None)
-    frame, without = add_outcome(frame, outcome, list(frame[columns.id]), source)
+    outcome = OutcomeSource(columns.time, table.time_unit, mark, columns.censor is not None)
+    warning = polarity_warning(mark, outcome.marks_censoring, layout)
+    if warning is not None:
+        say(warning)
+    frame, without = add_outcome(table.frame, outcome, list(table.frame[columns.id]), source)
     if without:
         say(f"{len(without)} rows of {source} have no time or no status and are left out: {first_of(without)}")
     if columns.group is not None:
         _refuse_contradictions(frame, columns.group, outcome, source)
     stored = columns.model_copy(update={"time": outcome.time_name, "event": EVENT, "censor": None})
-    return LabelTable(source, frame, stored, options.time_unit)
+    polarity = f"{EVENT} = {f'1 - {mark}' if outcome.marks_censoring else mark}, {outcome.time_name} = {outcome.time}"
+    return replace(table, frame=frame, columns=stored, polarity=polarity)
 
 
 def _refuse_contradictions(frame: pd.DataFrame, group: str, outcome: OutcomeSource, source: str) -> None:

@@ -12,7 +12,16 @@ import pandas as pd
 from asmil.data.labels import first_of
 from asmil.errors import ConfigError, DataError
 
-__all__ = ["EVENT", "MISSING_WORDS", "OutcomeSource", "TimeUnit", "add_outcome", "medians", "outcome_lines"]
+__all__ = [
+    "EVENT",
+    "MISSING_WORDS",
+    "OutcomeSource",
+    "TimeUnit",
+    "add_outcome",
+    "medians",
+    "outcome_lines",
+    "read_marks",
+]
 
 TimeUnit = Literal["days", "months", "years"]
 EVENT = "event"
@@ -68,7 +77,7 @@ def add_outcome(
         ConfigError: A column of the table has the name of an added one and other values.
         DataError: Marks or times that cannot be read, negative times, or no outcome at all.
     """
-    event_B = _marks(frame[outcome.mark], outcome, source)
+    event_B = read_marks(frame[outcome.mark], outcome, source)
     time_B = _times(frame[outcome.time], ids, outcome, source)
     known_B = ~(np.isnan(event_B) | np.isnan(time_B))
     if not known_B.any():
@@ -139,8 +148,20 @@ def _shown(value: float | None, unit: str) -> str:
     return "null (not reached)" if value is None else f"{value:.2f} {unit}"
 
 
-def _marks(values: pd.Series, outcome: OutcomeSource, source: str) -> np.ndarray:
-    """1 where observed, 0 where not, NaN where missing."""
+def read_marks(values: pd.Series, outcome: OutcomeSource, source: str) -> np.ndarray:
+    """1 where the event was observed, 0 where not, NaN where it is not known.
+
+    Numbers mean what the polarity says. Words such as dead, Alive or `1:DECEASED` say it themselves, so they are
+    understood in an event column only.
+
+    Args:
+        values: The column of marks.
+        outcome: Its polarity.
+        source: The file, as named in errors.
+
+    Raises:
+        DataError: Some values are not understood.
+    """
     meaning: dict[str, float] = dict.fromkeys(MISSING_WORDS, np.nan)
     meaning |= dict.fromkeys(_YES, 0.0 if outcome.marks_censoring else 1.0)
     meaning |= dict.fromkeys(_NO, 1.0 if outcome.marks_censoring else 0.0)
