@@ -108,7 +108,7 @@ class PackState:
         if before is None:
             raise DataError(f"{self._folder / _PLAN}: cannot be read; delete {self.store} and convert again")
         differences = [
-            f"{name} was {before.options.get(name)!r} and is {options.get(name)!r}"
+            f"{name} was {_shown(before.options.get(name))} and is {_shown(options.get(name))}"
             for name in sorted({*before.options, *options})
             if before.options.get(name) != options.get(name)
         ]
@@ -209,6 +209,10 @@ class PackState:
 
     def _record(self, shard_name: str) -> Path:
         return self._folder / f"{Path(shard_name).stem}.json"
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else repr(value)
 
 
 def _still_holds(record: _ShardFile, conditions: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@
 
 - `open`: what happens when a worker looks into a file, by file name
 - `read`: what happens when a worker reads a slide for its shard, by slide id
+- `fill`: a file that the action `fill` lets grow until the disk is full
 - `once`: a folder that remembers which of these have happened; without it they happen every time
 - `count`: a file that gets one byte for every file event below `store`, in the command or a worker
 - `kill_at`: the command is killed before the event of this number, counted from 0
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,7 +23,7 @@ from typing import Any
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 
-def _happen(action: str) -> None:
+def _happen(action: str, faults: dict[str, Any]) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "exit":
@@ -32,12 +34,14 @@ def _happen(action: str) -> None:
         held = []
         while True:
             held.append(bytearray(64 << 20))
+    elif action == "fill":
+        with contextlib.suppress(OSError), open(faults["fill"], "ab", buffering=0) as file:
+            while True:
+                file.write(bytes(4_096))
     elif action == "babble":
         for descriptor in range(3, 16):
-            try:
+            with contextlib.suppress(OSError):
                 os.write(descriptor, b"[1, 2\n")
-            except OSError:
-                continue
         signal.pause()
     else:
         raise AssertionError(action)
@@ -52,7 +56,7 @@ def _maybe(kind: str, name: str, faults: dict[str, Any]) -> None:
             os.close(os.open(f"{faults['once']}/{kind}-{name}", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
-    _happen(action)
+    _happen(action, faults)
 
 
 def _break_readers(faults: dict[str, Any]) -> None:
