@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+import xxhash
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -28,7 +30,7 @@ from asmil.data.schema import (
     leftover_names,
 )
 from asmil.errors import DataError, IntegrityError
-from asmil.storage import Block, BlockReader, Location, direct_blocks, open_location
+from asmil.storage import Block, BlockReader, FoundBlock, Location, direct_blocks, open_location
 
 __all__ = ["BagStore", "PackedSlides"]
 
@@ -41,6 +43,7 @@ _TORCH_DTYPES = {
 _MAX_TABLE_BYTES = 1 << 30
 _MAX_INFO_BYTES = 64 << 20
 _MAX_ROW_BYTES = 1 << 10  # of the index, far above what a row takes
+_MAP_ALIGNMENT = 8  # bytes; Arrow aligns its buffers so
 
 HOW_TO_MAKE = "make one with `python -m asmil.data.pack SOURCE --out STORE`, or try a built-in data set with `--demo`"
 
@@ -143,8 +146,15 @@ class BagStore:
         )
 
     def read_slides(self, slide_ids: Sequence[str], *, pin_memory: bool = False) -> PackedSlides:
-        """Read slides one after another into one allocation, page-locked if asked for; raises what `read` raises."""
+        """Read slides one after another into one allocation, page-locked if asked for; raises what `read` raises.
+
+        A single slide of a mapped store is not copied.
+        """
         rows = [self._row(slide_id) for slide_id in slide_ids]
+        if len(rows) == 1 and not pin_memory:
+            mapped = self._mapped(slide_ids[0], rows[0])
+            if mapped is not None:
+                return mapped
         starts = [0]
         for row in rows:
             starts.append(starts[-1] + row.n)
@@ -213,38 +223,76 @@ class BagStore:
 
     def _fill(self, slide_id: str, row: IndexRow, parts: Sequence[memoryview]) -> None:
         """Read the blocks of a slide into memory and check them."""
-        name = self.info.shards[row.shard].name
-        asked = [
-            (column, Block(offset, part, checksum))
-            for (column, offset, checksum), part in zip(_columns(row), parts, strict=True)
-            if len(part)
-        ]
+        shard = self.info.shards[row.shard].name
+        columns = [column for column in _columns(row) if column.nbytes]
+        filled = [part for part in parts if len(part)]
+        asked = [Block(column.offset, part, column.xxh3) for column, part in zip(columns, filled, strict=True)]
+        with self._unreadable(shard, slide_id):
+            found = self._blocks.read_blocks(shard, asked)
+        for column, block in zip(columns, found, strict=True):
+            self._check(shard, slide_id, column, block)
+
+    def _mapped(self, slide_id: str, row: IndexRow) -> PackedSlides | None:
+        """A slide whose tensors are views of a private map, checked; None if the store is not mapped."""
+        shard = self.info.shards[row.shard].name
+        tensors: dict[str, Tensor] = {}
+        for column in _columns(row):
+            if column.nbytes == 0:
+                continue
+            with self._unreadable(shard, slide_id):
+                view = self._blocks.view(shard, column.offset, column.nbytes)
+            if view is None or column.offset % _MAP_ALIGNMENT:
+                return None
+            self._check(shard, slide_id, column, FoundBlock(len(view), xxhash.xxh3_64_intdigest(view.data)))
+            dtype = {"features": self.info.dtype, "coords": self.info.coord_dtype}.get(column.name)
+            tensors[column.name] = torch.from_numpy(view).view(_TORCH_DTYPES[dtype] if dtype else torch.int8)
+        coords = tensors.get("coords")
+        return PackedSlides(
+            tensors["features"].view(row.n, -1),
+            torch.tensor([0, row.n]),
+            None if coords is None else coords.view(row.n, 2),
+            tensors.get("instance_label"),
+        )
+
+    @contextlib.contextmanager
+    def _unreadable(self, shard: str, slide_id: str) -> Iterator[None]:
         try:
-            found = self._blocks.read_blocks(name, [block for _, block in asked])
+            yield
         except OSError as error:
             raise IntegrityError(
-                f"{self.uri}: shard {name}, bag {slide_id!r}: cannot be read ({error}); "
+                f"{self.uri}: shard {shard}, bag {slide_id!r}: cannot be read ({error}); "
                 "restore the shard or convert again"
             ) from error
-        for (column, block), (num_read, checksum) in zip(asked, found, strict=True):
-            where = f"{self.uri}: shard {name}, bag {slide_id!r}, {column}"
-            if num_read != len(block.buffer):
-                raise IntegrityError(
-                    f"{where}: the file ends early: expected {len(block.buffer)} bytes at offset {block.offset}, "
-                    f"got {num_read}; restore the shard from a copy or convert again"
-                )
-            if checksum != block.xxh3:
-                raise IntegrityError(
-                    f"{where}: checksum mismatch: expected xxh3 {block.xxh3:016x}, got {checksum:016x}; "
-                    "restore the shard from a copy or convert again"
-                )
+
+    def _check(self, shard: str, slide_id: str, column: _Column, found: FoundBlock) -> None:
+        where = f"{self.uri}: shard {shard}, bag {slide_id!r}, {column.name}"
+        if found.num_read != column.nbytes:
+            raise IntegrityError(
+                f"{where}: the file ends early: expected {column.nbytes} bytes at offset {column.offset}, "
+                f"got {found.num_read}; restore the shard from a copy or convert again"
+            )
+        if found.xxh3 != column.xxh3:
+            raise IntegrityError(
+                f"{where}: checksum mismatch: expected xxh3 {column.xxh3:016x}, got {found.xxh3:016x}; "
+                "restore the shard from a copy or convert again"
+            )
 
 
-def _columns(row: IndexRow) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and checksum of the blocks of a slide."""
-    yield "features", row.feat_offset, row.xxh3_feat
-    yield "coords", row.coord_offset, row.xxh3_coord
-    yield "instance_label", row.label_offset, row.xxh3_label
+class _Column(NamedTuple):
+    """Where a column of a slide lies in its shard."""
+
+    name: str
+    offset: int
+    nbytes: int
+    xxh3: int
+
+
+def _columns(row: IndexRow) -> tuple[_Column, _Column, _Column]:
+    return (
+        _Column("features", row.feat_offset, row.feat_nbytes, row.xxh3_feat),
+        _Column("coords", row.coord_offset, row.coord_nbytes, row.xxh3_coord),
+        _Column("instance_label", row.label_offset, row.label_nbytes, row.xxh3_label),
+    )
 
 
 def _bytes_of(tensor: Tensor | None) -> memoryview:

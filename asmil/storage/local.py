@@ -43,6 +43,8 @@ class OpenFile:
     def map(self) -> mmap.mmap:
         """All of the file, mapped privately: what is written there stays in this process."""
         if self._map is None:
+            if os.fstat(self.descriptor).st_size == 0:
+                raise OSError("the file is empty")
             self._map = mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_COPY)
         return self._map
 

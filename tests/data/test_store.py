@@ -23,6 +23,7 @@ from asmil.data.store import BagStore
 from asmil.data.verify import main as verify
 from asmil.data.writer import BagWriter
 from asmil.errors import DataError, IntegrityError, run_command
+from asmil.storage import LocalBlocks
 from tests.data.stores import draw_bags, flip_bit, shard_paths, write_store
 
 
@@ -314,3 +315,39 @@ def test_addresses_of_local_and_of_remote_places(tmp_path):
         BagStore.open("memory://none")
     with pytest.raises(DataError, match="nope://store: not an address"):
         BagStore.open("nope://store")
+
+
+def test_a_mapped_slide_is_not_copied_and_writing_to_it_changes_nothing_else(tmp_path):
+    bags = draw_bags([3, 2, 4])
+    directory = write_store(tmp_path / "s", bags)
+    mapped = BagStore.open(str(directory), blocks=lambda location, info: LocalBlocks(directory, is_mapped=True))
+    [path] = shard_paths(directory)
+    before = path.read_bytes()
+    first, again = mapped.read("S1"), mapped.read("S1")
+    expected_ND = expected_tensor(bags["S1"], "float16")
+    assert torch.equal(first.features_ND, expected_ND)
+    assert torch.equal(first.coords_N2, torch.tensor([[0, 0], [1, 2]], dtype=torch.int32))
+    first.features_ND.zero_()
+    assert torch.equal(again.features_ND, torch.zeros_like(expected_ND)), "both look at the same memory"
+    assert path.read_bytes() == before
+    assert torch.equal(BagStore.open(str(directory)).read("S1").features_ND, expected_ND)
+    packed = mapped.read_slides(["S0", "S2"])
+    assert torch.equal(packed.features_MD, expected_tensor(np.concatenate([bags["S0"], bags["S2"]]), "float16"))
+    assert torch.equal(pickle.loads(pickle.dumps(mapped)).read("S1").features_ND, expected_ND)
+
+
+def test_a_mapped_slide_is_checked(tmp_path):
+    directory = write_store(tmp_path / "s", draw_bags([3, 400]))
+    [path] = shard_paths(directory)
+    store = BagStore.open(str(directory), blocks=lambda location, info: LocalBlocks(directory, is_mapped=True))
+    row = store.index.row("S0")
+    flip_bit(path, row.feat_offset)
+    with pytest.raises(IntegrityError, match=r"bag 'S0', features: checksum mismatch"):
+        store.read("S0")
+    fresh = pickle.loads(pickle.dumps(store))
+    os.truncate(path, store.index.row("S1").feat_offset + 10)
+    with pytest.raises(IntegrityError, match=r"bag 'S1', features: the file ends early.* got 10"):
+        fresh.read("S1")
+    os.truncate(path, 0)
+    with pytest.raises(IntegrityError, match=r"bag 'S0': cannot be read \(the file is empty\)"):
+        pickle.loads(pickle.dumps(store)).read("S0")
