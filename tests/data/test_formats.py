@@ -1,11 +1,13 @@
-"""What holds for every format of `FORMATS`, tried on the units that the writers of the test package make."""
+"""What holds for every format of `FORMATS`, tried on small units in the layouts of the tools; each entry has one."""
 
 from __future__ import annotations
 
-import fnmatch
+import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,78 +15,143 @@ import h5py
 import numpy as np
 import pytest
 
-from asmil.data.sources import FORMATS, ContentError, ReadOptions, SourceBag, detect
-from tests.data import foreign_arrays, foreign_classic, foreign_hdf5, foreign_tensor
-from tests.data.reading import read
+from asmil.data.arrays import coord_dtype_of
+from asmil.data.packing.walk import find_units
+from asmil.data.sources import FORMATS, ContentError, ReadOptions, Source, SourceBag, UnknownContentError, detect
+from asmil.errors import DataError
+from tests.data import foreign_hdf5
+from tests.data.foreign_units import EXPECTED, WRITERS, Expected, format_of
 
-# By format, or by format and variant with a comma between.
-MODULES = (foreign_classic, foreign_hdf5, foreign_tensor, foreign_arrays)
-WRITERS = {name: write for module in MODULES for name, write in module.WRITERS.items()}
 ONLY_ANSWERED = {"lazyslide-zarr"}  # recognised, and answered with what to do instead
 
-ALL = pytest.mark.parametrize("name", WRITERS)
-READ = pytest.mark.parametrize("name", [name for name in WRITERS if name.split(",")[0] not in ONLY_ANSWERED])
+
+@dataclass(frozen=True)
+class Case:
+    """A unit on the disk and what it holds."""
+
+    name: str
+    unit: Path
+    expected: Expected
+
+    @property
+    def form(self) -> str:
+        return format_of(self.name)
+
+    def open(self) -> Source:
+        return detect(self.unit).format.open(self.unit, ReadOptions())
+
+    def files(self) -> list[Path]:
+        """The unit's files, and those beside it that belong to it."""
+        return sorted(path for path in self.unit.parent.rglob("*") if path.is_file())
 
 
-def test_every_format_has_a_writer_and_a_name_of_its_own() -> None:
-    assert Counter(form.name for form in FORMATS) == Counter({name.split(",")[0] for name in WRITERS})
-    assert len(WRITERS) == sum(len(module.WRITERS) for module in MODULES)
+def test_every_format_has_a_unit_and_a_name_of_its_own() -> None:
+    assert len({form.name for form in FORMATS}) == len(FORMATS)
+    assert {form.name for form in FORMATS} == {format_of(name) for name in WRITERS}
+    assert WRITERS.keys() == EXPECTED.keys()
 
 
-@ALL
-def test_formats_exclude_each_other(tmp_path: Path, name: str) -> None:
-    unit = WRITERS[name](tmp_path)
-    kind = "folder" if unit.is_dir() else "file"
-    accepted = [form.name for form in FORMATS if form.unit == kind and form.detect(unit) is not None]
-    assert accepted == [name.split(",")[0]]
+@pytest.mark.parametrize("name", WRITERS)
+class TestEveryFormat:
+    """One small unit of each format and variant."""
+
+    @pytest.fixture
+    def case(self, tmp_path: Path, name: str) -> Case:
+        return Case(name, WRITERS[name](tmp_path), EXPECTED[name])
+
+    @pytest.fixture
+    def readable(self, case: Case) -> Case:
+        if case.form in ONLY_ANSWERED:
+            pytest.skip("only answered")
+        return case
+
+    def test_it_is_taken_for_no_other_format(self, case: Case) -> None:
+        kind = "folder" if case.unit.is_dir() else "file"
+        accepted = {form.name: form.detect(case.unit) for form in FORMATS if form.unit == kind}
+        assert [name for name, reason in accepted.items() if reason is not None] == [case.form]
+        assert accepted[case.form]
+
+    def test_detection_does_not_depend_on_the_name(self, case: Case) -> None:
+        renamed = case.unit.rename(case.unit.with_name("another.name"))
+        assert detect(renamed).format.name == case.form
+
+    def test_a_search_from_above_finds_this_unit_only(self, case: Case, tmp_path: Path) -> None:
+        found = find_units([tmp_path], _is_folder_unit)
+        assert found.units == [case.unit]
+        companions = detect(case.unit).format.sidecars
+        assert all(any(path.match(pattern) for pattern in companions) for path in found.sidecars)
+
+    def test_bags_labels_and_slides_without_tissue_are_those_of_the_source(self, readable: Case) -> None:
+        source = readable.open()
+        assert _bags_of(source).keys() == readable.expected.bags.keys()
+        for slide_id, bag in _bags_of(source).items():
+            _assert_same(bag, readable.expected.bags[slide_id])
+        assert {slide_id: dict(row) for slide_id, row in source.labels.items()} == readable.expected.labels
+        assert source.no_tissue == readable.expected.no_tissue
+
+    def test_headers_say_what_reading_gives(self, readable: Case) -> None:
+        source = readable.open()
+        for header in source.slides:
+            bag = source.read(header.slide_id)
+            assert bag.features_ND.shape == (header.num_instances, header.num_features)
+            assert (bag.features_ND.dtype.kind, bag.features_ND.dtype.isnative) == ("f", True)
+            assert header.coords == (None if bag.coords_N2 is None else coord_dtype_of(bag.coords_N2))
+            assert header.has_instance_labels == (bag.instance_labels_N is not None)
+
+    def test_reading_is_repeatable_in_any_order(self, readable: Case) -> None:
+        source, other = readable.open(), readable.open()
+        assert (source.slides, source.facts, source.no_tissue) == (other.slides, other.facts, other.no_tissue)
+        again = {header.slide_id: other.read(header.slide_id) for header in reversed(other.slides)}
+        for slide_id, bag in _bags_of(source).items():
+            _assert_same(bag, again[slide_id])
+            _assert_same(bag, source.read(slide_id))
+
+    def test_a_cut_file_is_an_error_or_changes_nothing(self, readable: Case) -> None:
+        refused = 0
+        for path in readable.files():
+            content = path.read_bytes()
+            for num_bytes in sorted({0, len(content) // 4, len(content) // 2, 3 * len(content) // 4, len(content) - 1}):
+                path.write_bytes(content[:num_bytes])
+                refused += _refused_or_as_expected(readable)
+            path.write_bytes(content)
+        assert refused >= 3
+
+    def test_what_is_only_recognised_says_why(self, case: Case) -> None:
+        if case.form not in ONLY_ANSWERED:
+            pytest.skip("is read")
+        with pytest.raises(ContentError, match=str(case.unit)):
+            case.open()
 
 
-@ALL
-def test_detection_does_not_depend_on_the_name(tmp_path: Path, name: str) -> None:
-    unit = WRITERS[name](tmp_path)
-    reason = detect(unit).reason
-    assert reason
-    renamed = unit.rename(unit.with_name("another.name"))
-    assert detect(renamed).format.name == name.split(",")[0]
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"\0" * 4096,
+        b"not a table\n",
+        b"slide_id,label\ns1,1\ns2,0\n",
+        b"\x89PNG\r\n\x1a\n" + bytes(64),
+        b"%PDF-1.7\n",
+        random.Random(0).randbytes(4096),
+        b"PK\x05\x06" + bytes(18),
+        b"\x93NUMPY",
+        b"\x80\x04N.",
+    ],
+)
+def test_a_file_of_something_else_is_no_format(tmp_path: Path, content: bytes) -> None:
+    for name in ("s.h5", "s.pt", "s.npy", "s.csv"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=str(tmp_path / name)):
+            detect(tmp_path / name)
 
 
-@ALL
-def test_files_beside_a_unit_are_known_sidecars(tmp_path: Path, name: str) -> None:
-    unit = WRITERS[name](tmp_path)
-    patterns = detect(unit).format.sidecars
-    for path in unit.parent.iterdir():
-        assert path == unit or any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
-
-
-@READ
-def test_headers_are_kept_and_reading_is_repeatable_in_any_order(tmp_path: Path, name: str) -> None:
-    unit = WRITERS[name](tmp_path)
-    _, source, bags = read(unit)
-    assert bags or source.no_tissue
-    assert len({header.slide_id for header in source.slides}) == len(source.slides)
-    again = {header.slide_id: source.read(header.slide_id) for header in reversed(source.slides)}
-    for bag in bags:
-        _assert_same(SourceBag(bag.features_ND, bag.coords_N2, bag.instance_labels_N), again[bag.bag_id])
-        assert bag.features_ND.dtype.kind == "f"
-        assert bag.features_ND.dtype.isnative
-        assert bag.features_ND.shape[0] > 0
-    reopened = detect(unit).format.open(unit, ReadOptions())
-    assert (reopened.slides, reopened.facts, reopened.no_tissue) == (source.slides, source.facts, source.no_tissue)
-
-
-@pytest.mark.parametrize("name", [name for name in WRITERS if name.split(",")[0] in ONLY_ANSWERED])
-def test_what_is_only_recognised_says_why(tmp_path: Path, name: str) -> None:
-    unit = WRITERS[name](tmp_path)
-    with pytest.raises(ContentError, match=str(unit)):
-        detect(unit).format.open(unit, ReadOptions())
-
-
-def _assert_same(left: SourceBag, right: SourceBag) -> None:
-    np.testing.assert_array_equal(left.features_ND, right.features_ND)
-    for one, other in ((left.coords_N2, right.coords_N2), (left.instance_labels_N, right.instance_labels_N)):
-        assert (one is None) == (other is None)
-        if one is not None and other is not None:
-            np.testing.assert_array_equal(one, other)
+def test_a_folder_of_something_else_is_no_format(tmp_path: Path) -> None:
+    for folder in ("labels", "features"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "x.meta.json").write_text("{")
+    (tmp_path / "manifest.csv").write_text("path,sha256\n")
+    assert not _is_folder_unit(tmp_path)
 
 
 def test_readers_start_without_torch_pandas_and_scipy() -> None:
@@ -122,3 +189,52 @@ def test_hdf5_is_opened_once_to_open_and_once_to_read(
         opened.clear()
         source.read(header.slide_id)
         assert opened == [str(unit)]
+
+
+def _is_folder_unit(folder: Path) -> bool:
+    try:
+        return detect(folder).reason is not None
+    except UnknownContentError:
+        return False
+
+
+def _bags_of(source: Source) -> dict[str, SourceBag]:
+    ids = [header.slide_id for header in source.slides]
+    assert [slide_id for slide_id, count in Counter(ids).items() if count > 1] == []
+    return {slide_id: source.read(slide_id) for slide_id in ids}
+
+
+def _refused_or_as_expected(case: Case) -> bool:
+    """Whether some bag was refused; every other one must be what it should be."""
+    try:
+        source = case.open()
+    except DataError:
+        return True
+    refused: set[str] = set()
+    for header in source.slides:
+        try:
+            bag = source.read(header.slide_id)
+        except DataError:
+            refused.add(header.slide_id)
+        else:
+            _assert_same(bag, case.expected.bags[header.slide_id])
+            lost = {"split"} if any("splits are not kept" in note for note in source.notes) else set()
+            labels = case.expected.labels.get(header.slide_id, {})
+            found = source.labels.get(header.slide_id, {})
+            assert found == {column: value for column, value in labels.items() if column not in lost}
+    ids = {header.slide_id for header in source.slides} | set(source.no_tissue)
+    assert ids == {*case.expected.bags, *case.expected.no_tissue}
+    assert set(source.no_tissue) == set(case.expected.no_tissue) - refused
+    return bool(refused)
+
+
+def _assert_same(found: SourceBag, expected: SourceBag) -> None:
+    assert found.features_ND.dtype == expected.features_ND.dtype
+    for one, other in zip(_arrays(found), _arrays(expected), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            np.testing.assert_array_equal(one, other)
+
+
+def _arrays(bag: SourceBag) -> Sequence[np.ndarray | None]:
+    return bag.features_ND, bag.coords_N2, bag.instance_labels_N

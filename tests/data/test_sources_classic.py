@@ -49,7 +49,7 @@ def test_uci_with_and_without_final_dot_and_blank_first_line(
 def test_uci_gzipped_is_told_by_its_bytes_and_not_by_its_name(tmp_path: Path) -> None:
     data = classic_set()
     path = tmp_path / "clean1.data"
-    path.write_bytes(gzip.compress("\n".join(uci_lines(data)).encode()))
+    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in uci_lines(data)).encode()))
     assert_holds(read(path)[2], data, data.names)
 
 
@@ -128,7 +128,7 @@ def test_svm_without_count_line_keeps_its_first_instance(tmp_path: Path) -> None
 def test_svm_gzipped(tmp_path: Path) -> None:
     data = classic_set()
     path = tmp_path / "fox"
-    path.write_bytes(gzip.compress("\n".join(svm_lines(data)).encode()))
+    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in svm_lines(data)).encode()))
     assert_holds(read(path)[2], data, NUMBERED)
 
 

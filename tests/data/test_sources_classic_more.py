@@ -249,8 +249,16 @@ def test_cells_that_mix_two_codings_of_the_label_are_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_csv_without_header(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     data = classic_set()
-    (tmp_path / "x").write_bytes(pack("\n".join(csv_lines(data)).encode()))
+    (tmp_path / "x").write_bytes(pack("".join(f"{line}\n" for line in csv_lines(data)).encode()))
     assert_holds(*read_as("classic-csv", tmp_path / "x"), data)
+
+
+@pytest.mark.parametrize("name", ["uci-c45", "andrews-svm", "classic-csv", "comma-sparse"])
+def test_a_last_line_without_end_may_have_lost_digits(tmp_path: Path, name: str) -> None:
+    path = WRITERS[name](tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="its last line has no end, so the copy may be cut"):
+        read_as(name, path)
 
 
 def test_text_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path: Path) -> None:

@@ -42,8 +42,7 @@ class DsmilCsv:
         width = _header_width(path)
         assert width is not None, "detect() has seen it"
         slide_id = slide_id_of(path, ".csv")
-        with path.open("rb") as stream:
-            num_instances = sum(1 for line in stream if line.strip()) - 1
+        num_instances = _num_lines(path) - 1
         read = partial(_read, path, width)
         if num_instances == 0:
             return Source((), read, no_tissue=(slide_id,))
@@ -57,6 +56,21 @@ def _header_width(path: Path) -> int | None:
     if len(header) < 3 or header != [str(position).encode() for position in range(len(header))]:
         return None
     return len(header) if first == [b""] or (len(first) == len(header) and all(map(_is_number, first))) else None
+
+
+def _num_lines(path: Path) -> int:
+    """Lines that are not blank.
+
+    Raises:
+        DataError: The last one has no end: nothing else tells a number that lost its last digits.
+    """
+    num_lines, line = 0, b""
+    with path.open("rb") as stream:
+        for line in stream:
+            num_lines += bool(line.strip())
+    if not line.endswith(b"\n"):
+        raise DataError(f"{path}: its last line has no end, so the table is cut: make or copy it again")
+    return num_lines
 
 
 def _is_number(text: bytes) -> bool:

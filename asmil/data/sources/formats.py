@@ -11,6 +11,7 @@ from asmil.data.sources.clam import ClamHdf5
 from asmil.data.sources.classic_csv import ClassicCsv
 from asmil.data.sources.comma_sparse import CommaSparse
 from asmil.data.sources.dsmil import DsmilCsv
+from asmil.data.sources.eva import EvaEmbeddings
 from asmil.data.sources.histossl import HistoSslNpy
 from asmil.data.sources.lazyslide import LazySlideZarr
 from asmil.data.sources.marugoto import MarugotoHdf5
@@ -20,6 +21,7 @@ from asmil.data.sources.npy_triple import NpyTriple
 from asmil.data.sources.pathforge import PathForgeHdf5
 from asmil.data.sources.prtools import PrtoolsMat
 from asmil.data.sources.pt import MilBaselinePt, TensorPt, TridentPt
+from asmil.data.sources.slide2vec import Slide2vecTiles
 from asmil.data.sources.slideflow import SlideflowBags
 from asmil.data.sources.stamp import StampHdf5
 from asmil.data.sources.torchmil import TorchmilFolders
@@ -49,6 +51,8 @@ FORMATS: tuple[SourceFormat, ...] = (
     TridentPt(),
     SlideflowBags(),
     TorchmilFolders(),
+    EvaEmbeddings(),
+    Slide2vecTiles(),
     HistoSslNpy(),
     DsmilCsv(),
     NumpyArray(),

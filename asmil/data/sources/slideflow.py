@@ -20,6 +20,7 @@ from asmil.data.sources.json_files import number_in, read_json
 from asmil.data.sources.matrices import as_matrix, check_coords, feature_shape, slide_id_of
 from asmil.data.sources.numpy_files import NpyHeader, npy_header, npz_headers, read_npy, read_npz
 from asmil.data.sources.torch_files import TORCH_SUFFIXES, read_torch, torch_content
+from asmil.errors import DataError
 
 __all__ = ["SlideflowBags", "belongs_to_slideflow"]
 
@@ -89,7 +90,12 @@ def _index(path: Path) -> tuple[Path, NpyHeader] | None:
         if headers is not None:
             return (index, headers[_COORDS_KEY]) if set(headers) == {_COORDS_KEY} else None
         header = npy_header(index)
-        return None if header is None else (index, header)
+        if header is None:
+            raise DataError(
+                f"{index}: neither a .npz nor a .npy file, but the name of an index of tile locations; it is cut or "
+                "damaged: copy it again, or remove it to convert the bag without coordinates"
+            )
+        return index, header
     return None
 
 

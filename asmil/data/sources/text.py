@@ -43,8 +43,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """All lines that are not blank, stripped of line ends (LF or CRLF), with their numbers from 1.
 
     Raises:
-        DataError: The file is not ASCII text, is a damaged gzip file, or unpacks to more than 1 GiB or 1000 times its
-            size.
+        DataError: The file is not ASCII text, is a damaged gzip file, unpacks to more than 1 GiB or 1000 times its
+            size, or ends inside a line: nothing else tells a number that lost its last digits.
     """
     num_bytes = path.stat().st_size
     allowed = min(MAX_TEXT_BYTES, max(MAX_RATIO * num_bytes, _RATIO_FREE_BYTES))
@@ -58,6 +58,11 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         text = content.decode("ascii")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as ASCII text ({error}); get an undamaged copy") from None
+    if text and not text.endswith(("\n", "\r")):
+        raise DataError(
+            f"{path}: its last line has no end, so the copy may be cut: get an undamaged one, or end the line if it is "
+            "complete"
+        )
     for number, line in enumerate(io.StringIO(text), start=1):
         if line.strip():
             yield number, line.strip()

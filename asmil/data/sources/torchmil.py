@@ -7,8 +7,6 @@ it is. The hosted sets add `splits.csv` (`bag_name`, `split`), which becomes the
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,9 @@ import numpy as np
 from asmil.data.arrays import coord_dtype_of
 from asmil.data.schema import FeatureDtype
 from asmil.data.sources.base import ContentError, LabelValue, ReadOptions, SlideHeader, Source, SourceBag, UnitKind
+from asmil.data.sources.csv_files import csv_rows
 from asmil.data.sources.hdf5 import is_hdf5, numeric_dataset, open_hdf5, read_all
+from asmil.data.sources.many_bags import bag_headers, first_readable
 from asmil.data.sources.matrices import as_matrix, check_coords, feature_shape
 from asmil.data.sources.numpy_files import NpyHeader, npy_header, read_npy
 from asmil.errors import DataError
@@ -28,7 +28,6 @@ __all__ = ["TorchmilFolders"]
 
 _SUFFIXES = (".npy", ".h5")
 _SPLITS = "splits.csv"
-_MAX_SPLITS_BYTES = 64 << 20
 _MAX_LABELS = 64
 
 
@@ -66,11 +65,11 @@ class TorchmilFolders:
         if folders is None:
             return None
         name, first = next(iter(folders.features.items()))
-        bag = next(iter(_bags(first)), None)
-        if bag is None or _file(folders.labels, bag) is None:
+        bags = _bags(first)
+        if not any(_file(folders.labels, bag) for bag in bags):
             return None
         more = f" and {len(folders.features) - 1} more feature sets" if len(folders.features) > 1 else ""
-        found = _header(first, bag, "features")
+        found = first_readable(bags, lambda bag: _header(first, bag, "features"))
         return f"a folder with {name}/ and labels/, a file per bag in each, the first {found}{more}"
 
     def open(self, path: Path, options: ReadOptions) -> Source:
@@ -78,21 +77,25 @@ class TorchmilFolders:
         folders = _folders(path)
         assert folders is not None, "detect() has seen it"
         features = _chosen(path, folders, options.features)
-        slides: list[SlideHeader] = []
-        no_tissue: list[str] = []
         notes: list[str] = []
-        for bag in _bags(features):
+        labels: dict[str, dict[str, LabelValue]] = {}
+
+        def header_of(bag: str) -> SlideHeader | None:
             header = _bag_header(folders, features, bag, notes)
-            if header is None:
-                no_tissue.append(bag)
-            else:
-                slides.append(header)
-        labels = {item.slide_id: _label(folders.labels, item.slide_id) for item in slides}
+            if header is not None:
+                labels[bag] = _label(folders.labels, bag)
+            return header
+
+        found = bag_headers(_bags(features), header_of)
         notes += _add_splits(folders.splits, labels)
-        with_truth = frozenset(item.slide_id for item in slides if item.has_instance_labels)
-        read = partial(_read, folders, features, with_truth)
-        found = {bag: row for bag, row in labels.items() if row}
-        return Source(tuple(slides), read, no_tissue=tuple(no_tissue), labels=found, notes=tuple(dict.fromkeys(notes)))
+        with_truth = frozenset(header.slide_id for header in found.slides if header.has_instance_labels)
+        return Source(
+            slides=found.slides,
+            read=found.guarded(partial(_read, folders, features, with_truth)),
+            no_tissue=found.no_tissue,
+            labels={bag: row for bag, row in labels.items() if row},
+            notes=tuple(dict.fromkeys(notes)),
+        )
 
 
 # --- the folders ---
@@ -240,8 +243,10 @@ def _add_splits(path: Path | None, labels: dict[str, dict[str, LabelValue]]) -> 
     if path is None:
         return []
     splits: dict[str, str] = {}
-    for row in _rows(path):
+    for row in csv_rows(path, "bag_name", "split"):
         bag, split = row["bag_name"], row["split"]
+        if not (bag and split):
+            continue
         if splits.setdefault(bag, split) != split:
             raise ContentError(f"{path}: bag {bag!r} is in both {splits[bag]!r} and {split!r}; keep one of the rows")
     without = [bag for bag in labels if bag not in splits]
@@ -250,15 +255,3 @@ def _add_splits(path: Path | None, labels: dict[str, dict[str, LabelValue]]) -> 
     for bag, columns in labels.items():
         columns["split"] = splits[bag]
     return []
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if path.stat().st_size > _MAX_SPLITS_BYTES:
-        raise DataError(f"{path}: more than {_MAX_SPLITS_BYTES} bytes; a table of splits has one short line per bag")
-    try:
-        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
-        if not {"bag_name", "split"} <= set(rows.fieldnames or ()):
-            raise ContentError(f"{path}: no columns bag_name and split; it has {', '.join(rows.fieldnames or ())}")
-        return [row for row in rows if row["bag_name"] and row["split"]]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as CSV ({error}); make or copy it again") from None
