@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 
 from asmil.bags import Bag, BagBatch
+from asmil.data.cache import blocks_for
 from asmil.data.config import DataConfig, LabelColumns
 from asmil.data.labels import first_of, normalise_labels, read_label_table
 from asmil.data.schema import COORD_DTYPES, FEATURE_DTYPES
@@ -56,7 +58,7 @@ class Cohort:
         """
         if data.bag == "patient" and data.labels.group is None:
             raise ConfigError("data.bag: 'patient' needs data.labels.group, the column that names the patient")
-        store = BagStore.open(data.store)
+        store = BagStore.open(data.store, blocks=partial(blocks_for, data))
         table, source = _read_table(store, data)
         rows = _match(store, normalise_labels(table, data.labels, source), data, source)
         rows["group"] = _groups(rows, data.labels, independent_bags, source)

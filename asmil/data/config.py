@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from asmil.config import StrictModel
 
-__all__ = ["DataConfig", "InnerConfig", "LabelColumns", "ProtocolConfig"]
+__all__ = ["CacheConfig", "DataConfig", "InnerConfig", "LabelColumns", "ProtocolConfig"]
 
 
 class LabelColumns(StrictModel):
@@ -43,11 +43,39 @@ class LabelColumns(StrictModel):
         return self
 
 
+class CacheConfig(StrictModel):
+    """Where every machine keeps whole shards of a remote store.
+
+    Copies are shared by all processes of a machine. Those of stores that no process reads are removed, the ones that
+    were not used for longest first, when the limits ask for it. Shards that have no room are read by range.
+
+    Attributes:
+        directory: A directory of its own on a local disk, made if absent; one with other files in it is refused.
+        max_gib: Upper bound of all copies in the directory, in GiB; at least the largest shard.
+        min_free_gib: What is to stay free on that disk, in GiB.
+    """
+
+    directory: str = Field(min_length=1)
+    max_gib: float = Field(gt=0)
+    min_free_gib: float = Field(default=10, ge=0)
+
+    @field_validator("directory")
+    @classmethod
+    def _is_local(cls, directory: str) -> str:
+        if "://" in directory:
+            raise ValueError(f"a cache is a directory on a disk of the machine, got the address {directory!r}")
+        return directory
+
+
 class DataConfig(StrictModel):
     """Where bags and labels are and how bags are batched.
 
     Attributes:
         store: Directory or URI of an Arrow bag store.
+        cache: Where each machine keeps whole shards of a remote store; None reads every slide by range.
+        read: `pread` copies what is read into memory of this process. `map` maps whole shards of a local store, or of
+            a cached remote one: processes on a machine then share one copy, but a shard that is truncated in place
+            while it is mapped kills the process that touches it. It takes effect where a batch is one slide.
         labels: Meaning of the label columns.
         bag: `slide`: one bag per stored slide; `patient`: all slides of a group form one bag.
         batch_instances: Upper bound of instances in one micro-batch; a larger bag is a micro-batch of its own.
@@ -61,6 +89,8 @@ class DataConfig(StrictModel):
     """
 
     store: str
+    cache: CacheConfig | None = None
+    read: Literal["pread", "map"] = "pread"
     labels: LabelColumns = LabelColumns()
     bag: Literal["slide", "patient"] = "slide"
     batch_instances: int = Field(default=100_000, ge=1)
