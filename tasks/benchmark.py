@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from asmil.bags import BagBatch
-from asmil.config import StrictModel
 from asmil.data.config import LabelColumns
 from asmil.engine.protocols import BagReader, Figure, Monitor, Predictions, PreparedTask, Task
 from asmil.errors import DataError
@@ -26,11 +25,12 @@ from asmil.metrics.values import Metric
 from asmil.nn.heads import HeadSpec
 from tasks.intervals import accuracy_interval
 from tasks.labels import class_indices, class_list, class_names, configured
+from tasks.settings import TaskSettings
 
 __all__ = ["Benchmark", "BenchmarkConfig", "PreparedBenchmark", "Scaling", "fit_scaling"]
 
 
-class BenchmarkConfig(StrictModel):
+class BenchmarkConfig(TaskSettings):
     """Positive or negative bags of a classic set.
 
     Attributes:

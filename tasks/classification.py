@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from asmil.bags import BagBatch
-from asmil.config import StrictModel
 from asmil.data.config import LabelColumns
 from asmil.engine.protocols import BagReader, Figure, Monitor, Predictions, PreparedTask, Task
 from asmil.errors import DataError
@@ -24,6 +23,7 @@ from asmil.metrics.values import Metric
 from asmil.nn.heads import HeadSpec
 from tasks.intervals import accuracy_interval, with_intervals
 from tasks.labels import class_indices, class_list, class_names, configured
+from tasks.settings import TaskSettings
 
 __all__ = ["Classification", "ClassificationConfig", "PreparedClassification"]
 
@@ -31,7 +31,7 @@ F1_AND_AUC = "macro_f1+macro_auc"
 ClassName = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
 
 
-class ClassificationConfig(StrictModel):
+class ClassificationConfig(TaskSettings):
     """One of several classes per bag.
 
     Attributes:

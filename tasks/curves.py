@@ -10,21 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 __all__ = [
     "RiskScore",
+    "breslow_hazard",
     "mean_time_left_edge",
     "median_time",
     "restricted_mean",
     "risk_score",
+    "survival_at",
     "survival_from_hazards",
     "survival_from_incidence",
 ]
 
-RiskScore = Literal["neg_sum_S", "neg_rmst", "vlsa_mean_time"]
+RiskScore = Literal["neg_sum_S", "neg_rmst", "vlsa_mean_time", "horizon"]
 
 
 def survival_from_incidence(logits_BK: Tensor, *, tail: bool = False) -> Tensor:
@@ -46,6 +49,42 @@ def survival_from_incidence(logits_BK: Tensor, *, tail: bool = False) -> Tensor:
 def survival_from_hazards(logits_BK: Tensor) -> Tensor:
     """Curves of a hazard head, float64 [B, K]."""
     return functional.logsigmoid(-logits_BK.double()).cumsum(dim=1).exp()
+
+
+def breslow_hazard(risk_B: np.ndarray, time_B: np.ndarray, event_B: np.ndarray, at_K: np.ndarray) -> np.ndarray:
+    """Breslow's cumulative baseline hazard: at each event time, events divided by the summed risks of those at risk.
+
+    Args:
+        risk_B: Log relative hazards theta of the training bags.
+        time_B: Their follow-up times.
+        event_B: 1 where the event was observed, 0 where censored.
+        at_K: Times to tell it at.
+
+    Returns:
+        H0 at each of the times, in units in which exp(-H0(t) exp(theta)) is the survival function.
+    """
+    times_T = np.unique(time_B[np.asarray(event_B).astype(bool)])
+    events_T = ((time_B == times_T[:, None]) & np.asarray(event_B).astype(bool)).sum(axis=1)
+    at_risk_T = ((time_B >= times_T[:, None]) * np.exp(risk_B)).sum(axis=1)
+    hazard_T = np.concatenate(([0.0], np.cumsum(events_T / at_risk_T)))
+    hazard_K: np.ndarray = hazard_T[np.searchsorted(times_T, at_K, side="right")]
+    return hazard_K
+
+
+def survival_at(survival_BK: np.ndarray, edges: Sequence[float], times_BT: np.ndarray) -> np.ndarray:
+    """Curves, drawn straight from edge to edge, at times of each bag's own.
+
+    Args:
+        survival_BK: Curves; before the first edge they are 1, beyond the last they stay what they were there.
+        edges: The K + 1 finite edges.
+        times_BT: Times of each bag.
+
+    Returns:
+        Float64 [B, T].
+    """
+    knots_BE = np.pad(survival_BK, ((0, 0), (1, 0)), constant_values=1.0)
+    rows = [np.interp(times_T, edges, knots_E) for times_T, knots_E in zip(times_BT, knots_BE, strict=True)]
+    return np.stack(rows) if rows else np.empty(times_BT.shape)
 
 
 def restricted_mean(survival_BK: Tensor, edges: Sequence[float]) -> Tensor:
@@ -101,7 +140,9 @@ def mean_time_left_edge(survival_BK: Tensor, cuts: Sequence[float]) -> Tensor:
     return inside_B + last_B.square() * cuts_K[-1] / fall_B / 2
 
 
-def risk_score(survival_BK: Tensor, edges: Sequence[float], score: RiskScore) -> Tensor:
+def risk_score(
+    survival_BK: Tensor, edges: Sequence[float], score: RiskScore, *, horizon: float | None = None
+) -> Tensor:
     """One number per bag that grows with the risk of an early event.
 
     Args:
@@ -109,7 +150,8 @@ def risk_score(survival_BK: Tensor, edges: Sequence[float], score: RiskScore) ->
         edges: The K + 1 finite edges.
         score: `neg_sum_S`, minus the sum of the curve (for an incidence head minus the expected bin); `neg_rmst`,
             minus the restricted mean, which weighs bins by width; `vlsa_mean_time`, minus the published evaluator's
-            mean time.
+            mean time; `horizon`, the chance to die up to a time.
+        horizon: That time.
 
     Returns:
         Risks [B].
@@ -117,6 +159,12 @@ def risk_score(survival_BK: Tensor, edges: Sequence[float], score: RiskScore) ->
     assert score in get_args(RiskScore), score
     if score == "neg_rmst":
         return -restricted_mean(survival_BK, edges)
+    if score == "horizon":
+        assert horizon is not None
+        times_B1 = np.full((len(survival_BK), 1), horizon)
+        return 1 - torch.from_numpy(survival_at(survival_BK.detach().cpu().numpy(), edges, times_B1))[:, 0].to(
+            survival_BK
+        )
     if score == "vlsa_mean_time":
         return -mean_time_left_edge(survival_BK, edges[:-1])
     return -survival_BK.sum(dim=1)

@@ -149,6 +149,8 @@ class ReferenceFigure(StrictModel):
 NOT_HASHED = (
     "references",
     "data.store",
+    "data.cache",
+    "data.read",
     "data.labels.table",
     "data.batch_instances",
     "data.prefetch_threads",
@@ -182,6 +184,18 @@ class ExperimentSpec(StrictModel):
                 "data.sample_instances trains on other instances in every epoch, but model.anchor.target: temporal "
                 "remembers the attention of each; leave one of them out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_large_enough(self) -> ExperimentSpec:
+        least = self.task.min_bags_per_step
+        if self.train.bags_per_step < least:
+            raise ValueError(
+                f"train.bags_per_step is {self.train.bags_per_step}, but this task compares the bags of a step with "
+                f"each other and needs {least} or more (32 is usual)"
+            )
+        if least > 1 and self.data.group_lengths:
+            raise ValueError("data.group_lengths makes steps of similar bags; a task that compares them needs a sample")
         return self
 
     def tree(self) -> dict[str, Any]:

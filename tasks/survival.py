@@ -1,7 +1,6 @@
-"""Survival of patients: discrete-time heads, Harrell's C on continuous time, and risk groups.
+"""Survival of patients: its settings, the checks of its labels, and what is fitted on the training part.
 
-An event is marked 1 and censoring 0 everywhere. Bins, the shift of zero times and the risk-group cut are fitted on the
-training part and travel with the model.
+An event is marked 1 and censoring 0 everywhere. The fitted task is in `survival_fitted.py`.
 """
 
 from __future__ import annotations
@@ -12,61 +11,96 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from asmil.bags import BagBatch
 from asmil.config import StrictModel
 from asmil.data.config import LabelColumns
-from asmil.engine.protocols import BagReader, Figure, Monitor, Predictions, PreparedTask, Task
+from asmil.engine.protocols import BagReader, Monitor, Task
 from asmil.errors import DataError
-from asmil.metrics.survival import harrell_c, kaplan_meier, log_rank, null_c_spread, number_at_risk
-from asmil.metrics.values import Metric
-from asmil.nn.heads import HeadSpec
-from asmil.nn.losses import CensoringMode, hazard_loss, incidence_loss
-from tasks.bins import BinsConfig, TimeBins, fit_bins
-from tasks.curves import RiskScore, median_time, risk_score, survival_from_hazards, survival_from_incidence
-from tasks.intervals import with_intervals
+from asmil.metrics.clinical import ClinicalModel, fit_clinical
+from asmil.metrics.ipcw import Followup
+from asmil.nn.cox import TieRule
+from asmil.nn.losses import CensoringMode
+from tasks.bins import BinsConfig, fit_bins
+from tasks.curves import RiskScore
 from tasks.labels import name_some
 from tasks.outcomes import OutcomeColumns
+from tasks.settings import TaskSettings
+from tasks.survival_fitted import Fitted, PreparedSurvival
+from tasks.survival_heads import build_head
 
-__all__ = ["PreparedSurvival", "Survival", "SurvivalConfig"]
+__all__ = ["PreparedSurvival", "RankingConfig", "Survival", "SurvivalConfig"]
 
 logger = logging.getLogger(__name__)
 
 
-class SurvivalConfig(StrictModel):
+class RankingConfig(StrictModel):
+    """DeepHit's ranking term, added to the likelihood.
+
+    Attributes:
+        weight: What it is multiplied by.
+        sigma: Differences of predicted mortality of this size matter.
+    """
+
+    weight: float = Field(default=0.2, gt=0)
+    sigma: float = Field(default=0.1, gt=0)
+
+
+class SurvivalConfig(TaskSettings):
     """Time to an event, with censoring.
 
     Attributes:
-        head: `incidence`: softmax over time bins; `hazard`: one sigmoid per bin.
-        bins: How time is cut.
+        head: `incidence`: softmax over time bins; `hazard`: one sigmoid per bin; `cox`: one log relative hazard,
+            compared among the patients of a step, of which `train.bags_per_step` must give it at least 16.
+        bins: How time is cut; a Cox head tells its curves there.
         censoring: What a patient censored in the last bin means under `incidence`: `end_drop` nothing; `end_clamp` the
             constant of the published VLSA code; `tail` mass beyond the last bin (recommended for new data, calibrated
             where most patients are censored); `start` counts as alive at the start of its bin, in every bin.
-        alpha: Censored patients weigh 1 - alpha in the loss.
-        risk: Score that ranks patients: `neg_sum_S`, `neg_rmst` (use with quantile bins) or `vlsa_mean_time`.
+        alpha: Censored patients weigh 1 - alpha in the loss of an incidence or hazard head.
+        ranking: Ranking term beside the likelihood of an incidence head; None leaves it out.
+        ties: How a Cox head treats events at the same time.
+        risk: Score that ranks patients: `neg_sum_S`, `neg_rmst` (use with quantile bins), `vlsa_mean_time`, or
+            `horizon`, the chance to die up to `horizon`. A Cox head ranks by its own output.
+        horizon: A time in the unit of the time column, for `risk: horizon`.
         zero_time: `reject` times of 0, or `shift` them to half the smallest positive training time.
         time_unit: Unit of the time column, for axes and tables.
         expected_event_rate: Known share of events; a table whose rate is nearer to its mirror image is warned about.
     """
 
     kind: Literal["survival"] = "survival"
-    head: Literal["incidence", "hazard"] = "incidence"
+    head: Literal["incidence", "hazard", "cox"] = "incidence"
     bins: BinsConfig = BinsConfig()
     censoring: CensoringMode = "end_drop"
     alpha: float = Field(default=0.0, ge=0, lt=1)
+    ranking: RankingConfig | None = None
+    ties: TieRule = "efron"
     risk: RiskScore = "neg_sum_S"
+    horizon: float | None = Field(default=None, gt=0)
     zero_time: Literal["reject", "shift"] = "reject"
     time_unit: str = "months"
     expected_event_rate: float | None = Field(default=None, gt=0, lt=1)
 
     @model_validator(mode="after")
-    def _censoring_has_a_use(self) -> SurvivalConfig:
-        if self.head == "hazard" and self.censoring != "end_drop":
-            raise ValueError(f"censoring {self.censoring!r} belongs to head incidence; a hazard head has no such case")
+    def _settings_have_a_use(self) -> SurvivalConfig:
+        defaults = type(self).model_fields
+        uses = {
+            "incidence": ("censoring", "alpha", "ranking", "risk"),
+            "hazard": ("alpha", "risk"),
+            "cox": ("ties",),
+        }
+        for name in ("censoring", "alpha", "ranking", "ties", "risk"):
+            value = getattr(self, name)
+            if name not in uses[self.head] and value != defaults[name].default:
+                heads = " or ".join(head for head, used in uses.items() if name in used)
+                raise ValueError(f"{name} {value!r} belongs to head {heads}; head {self.head} has no use for it")
+        if (self.risk == "horizon") != (self.horizon is not None):
+            raise ValueError("risk: horizon and the time under horizon belong together; give both or neither")
         return self
+
+    @property
+    def min_bags_per_step(self) -> int:
+        """Losses that compare patients need some to compare."""
+        return 16 if self.head == "cox" or self.ranking is not None else 1
 
     def build(self, columns: LabelColumns) -> Survival:
         """The task on these label columns."""
@@ -88,6 +122,7 @@ class Survival(Task):
         self.monitor = Monitor("c_index", "max")
         self._config = config
         self._columns = OutcomeColumns.configured(columns, config.kind)
+        self._covariates = columns.covariates
 
     def check(self, labels: pd.DataFrame) -> None:
         """Refuse outcomes that are missing, negative, contradictory or neither event nor censored; log a summary."""
@@ -112,7 +147,7 @@ class Survival(Task):
         return [int(event) for event in event_B]
 
     def prepare(self, train_labels: pd.DataFrame, train_bags: BagReader) -> PreparedSurvival:
-        """Fit bins and zero shift on the training part; features are not read.
+        """Fit bins, zero shift and clinical baseline on the training part; features are not read.
 
         Raises:
             DataError: Wrong labels, or no events in the training fold.
@@ -125,19 +160,39 @@ class Survival(Task):
             )
         if zero_shift:
             logger.warning("%d follow-up times of 0 are taken as %.4g", int((time_B == 0).sum()), zero_shift)
-        bins = fit_bins(np.where(time_B == 0, zero_shift, time_B), event_B, self._config.bins)
+        time_B = np.where(time_B == 0, zero_shift, time_B)
+        bins = fit_bins(time_B, event_B, self._config.bins)
         logger.info("time bins at %s; training events %s", np.round(bins.cuts, 2).tolist(), list(bins.train_events))
-        return PreparedSurvival(self._config, self._columns, bins, zero_shift=zero_shift)
+        if self._config.horizon is not None and self._config.horizon > bins.end:
+            raise DataError(
+                f"task.horizon is {self._config.horizon:g}, but the longest training follow-up is {bins.end:.4g} "
+                f"{self._config.time_unit}; name an earlier time"
+            )
+        fitted = Fitted(
+            bins=bins,
+            head=build_head(self._config, bins),
+            followup=Followup(time_B, event_B),
+            zero_shift=zero_shift,
+            clinical=self._clinical(train_labels, time_B, event_B),
+        )
+        return PreparedSurvival(self._config, self._columns, fitted)
 
     def restore(self, state: Mapping[str, Any]) -> PreparedSurvival:
         """The prepared task of a checkpoint; its own head, bins and risk score hold, not those configured now."""
-        return PreparedSurvival(
-            SurvivalConfig.model_validate(state["config"]),
-            self._columns,
-            TimeBins.from_state(state["bins"]),
-            zero_shift=state["zero_shift"],
-            risk_cut=state["risk_cut"],
-        )
+        config = SurvivalConfig.model_validate(state["config"])
+        return PreparedSurvival(config, self._columns, Fitted.from_state(state, config))
+
+    def _clinical(self, labels: pd.DataFrame, time_B: np.ndarray, event_B: np.ndarray) -> ClinicalModel | None:
+        """The clinical baseline, one row per patient; None without covariates, or with a warning where it fails."""
+        if not self._covariates:
+            return None
+        first_B = ~labels["group"].duplicated().to_numpy()
+        table = labels.loc[first_B, list(self._covariates)]
+        try:
+            return fit_clinical(table, time_B[first_B], event_B[first_B])
+        except DataError as error:
+            logger.warning("no clinical baseline: %s", error)
+            return None
 
     def _outcomes(self, labels: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         return self._columns.read(labels)
@@ -163,151 +218,3 @@ class Survival(Task):
                 100 * rate, self._columns.mark, not censors, 100 * expected, 100 * rate,
                 "an event flag, to be named under data.labels.event" if censors else "a censoring flag",
             )  # fmt: skip
-
-
-class PreparedSurvival(PreparedTask):
-    """The survival task fitted on one training part.
-
-    Args:
-        config: The `task` section.
-        columns: Columns of the outcome.
-        bins: Time bins.
-        zero_shift: What a time of 0 is taken as.
-        risk_cut: Bags with a larger risk form the high-risk group; None before `calibrate`.
-    """
-
-    def __init__(
-        self,
-        config: SurvivalConfig,
-        columns: OutcomeColumns,
-        bins: TimeBins,
-        *,
-        zero_shift: float = 0.0,
-        risk_cut: float | None = None,
-    ) -> None:
-        self.head = HeadSpec(bins.count)
-        self.bins = bins
-        self.risk_cut = risk_cut
-        self._config = config
-        self._columns = columns
-        self._zero_shift = zero_shift
-
-    def target(self, labels: pd.DataFrame) -> dict[str, Tensor]:
-        """`bin` int64 [B] and `event` float32 [B]."""
-        time_B, event_B = self._outcomes(labels)
-        return {
-            "bin": torch.from_numpy(self.bins.label(time_B)),
-            "event": torch.from_numpy(event_B).float(),
-        }
-
-    def transform(self, batch: BagBatch) -> BagBatch:
-        """The batch as it is."""
-        return batch
-
-    def loss(self, logits_BC: Tensor, target: Mapping[str, Tensor]) -> Tensor:
-        """Negative log-likelihood of each bag."""
-        config = self._config
-        if config.head == "hazard":
-            return hazard_loss(logits_BC, target["bin"], target["event"], alpha=config.alpha)
-        return incidence_loss(logits_BC, target["bin"], target["event"], mode=config.censoring, alpha=config.alpha)
-
-    def predict(self, logits_BC: Tensor) -> dict[str, Tensor]:
-        """Curves and what is read from them.
-
-        Returns:
-            `survival` [B, K], past the end of each bin; `risk` [B]; `median_time` [B], infinite where it is not
-            reached; after `calibrate` also `high_risk` [B], 1 or 0.
-        """
-        if self._config.head == "hazard":
-            survival_BK = survival_from_hazards(logits_BC)
-        else:
-            survival_BK = survival_from_incidence(logits_BC, tail=self._config.censoring == "tail")
-        risk_B = risk_score(survival_BK, self.bins.edges, self._config.risk)
-        found = {"survival": survival_BK, "risk": risk_B, "median_time": median_time(survival_BK, self.bins.edges)}
-        if self.risk_cut is not None:
-            found["high_risk"] = (risk_B > self.risk_cut).double()
-        return found
-
-    def truth(self, labels: pd.DataFrame) -> dict[str, np.ndarray]:
-        """`time` and `event`, continuous and never binned."""
-        time_B, event_B = self._outcomes(labels)
-        return {"time": time_B, "event": event_B}
-
-    def evaluate(self, predictions: Predictions) -> dict[str, Metric]:
-        """`c_index`: Harrell's C of the risks.
-
-        Raises:
-            DataError: Non-finite risks (bags named).
-        """
-        return self._measure(predictions, np.arange(len(predictions.bag_ids)))
-
-    def intervals(self, predictions: Predictions) -> dict[str, Metric]:
-        """`c_index` with a bootstrap interval over patients, and `c_index_null_sd`.
-
-        The latter is the standard deviation of C for risks that know nothing: the noise any difference is seen against.
-        """
-        found = with_intervals(lambda rows: self._measure(predictions, rows), ["c_index"], predictions.groups)
-        spread = null_c_spread(predictions.truth["time"], predictions.truth["event"])
-        found["c_index_null_sd"] = Metric(spread, None if spread is not None else "no_comparable_pairs")
-        return found
-
-    def figures(self, predictions: Sequence[Predictions]) -> tuple[Figure, ...]:
-        """Kaplan-Meier curves of the risk groups; none before `calibrate`.
-
-        Each fold's bags were put into groups by their own model's training cut, so groups are pooled over folds and
-        risks are not; the log-rank test is stratified by fold.
-        """
-        if not predictions or any("high_risk" not in fold.outputs for fold in predictions):
-            return ()
-        time_B, event_B = (np.concatenate([fold.truth[name] for fold in predictions]) for name in ("time", "event"))
-        high_B = np.concatenate([fold.outputs["high_risk"] for fold in predictions]).astype(bool)
-        fold_B = np.repeat(np.arange(len(predictions)), [len(fold.bag_ids) for fold in predictions])
-        p_value = log_rank(time_B, event_B, high_B, strata_B=fold_B)
-        groups = [
-            _curve(name, time_B[rows], event_B[rows])
-            for name, rows in (("low risk", ~high_B), ("high risk", high_B))
-            if rows.any()
-        ]
-        data = {"groups": groups, "log_rank_p": p_value.value, "time_unit": self._config.time_unit}
-        return (Figure("kaplan_meier", "Survival by predicted risk, cut at the median of the training bags", data),)
-
-    def calibrate(self, train: Predictions) -> PreparedSurvival:
-        """The same task with the risk-group cut at the median risk of the training bags."""
-        return PreparedSurvival(
-            self._config,
-            self._columns,
-            self.bins,
-            zero_shift=self._zero_shift,
-            risk_cut=float(np.median(train.outputs["risk"])),
-        )
-
-    def to_state(self) -> dict[str, Any]:
-        """Bins, cut, zero shift, and the settings that give outputs their meaning."""
-        return {
-            "kind": self._config.kind,
-            "config": self._config.model_dump(mode="json"),
-            "event_polarity": "1 = event observed, 0 = censored",
-            "bins": self.bins.to_state(),
-            "zero_shift": self._zero_shift,
-            "risk_cut": self.risk_cut,
-        }
-
-    def _outcomes(self, labels: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        time_B, event_B = self._columns.read(labels)
-        return np.where(time_B == 0, self._zero_shift, time_B), event_B
-
-    def _measure(self, predictions: Predictions, rows: np.ndarray) -> dict[str, Metric]:
-        truth, risk_B = predictions.truth, predictions.outputs["risk"]
-        bag_ids = [predictions.bag_ids[row] for row in rows]
-        return {"c_index": harrell_c(truth["time"][rows], truth["event"][rows], risk_B[rows], bag_ids=bag_ids)}
-
-
-def _curve(name: str, time_B: np.ndarray, event_B: np.ndarray) -> dict[str, Any]:
-    times, survival = kaplan_meier(time_B, event_B)
-    return {
-        "name": name,
-        "n": len(time_B),
-        "times": times.tolist(),
-        "survival": survival.tolist(),
-        "at_risk": number_at_risk(time_B, times).tolist(),
-    }

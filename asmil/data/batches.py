@@ -61,6 +61,8 @@ class TrainLoader:
         bags_per_step: Bags of an optimizer step, over all ranks.
         seed: Seed of order, sub-sampling and the bags' random streams.
         pin_memory: Read into page-locked memory.
+        can_step: Whether some bags are enough for a step; if not, they join the next step, or at the end the one
+            before. None takes every step as it is.
         rank: Which of the ranks this is, from 0.
         world_size: Number of ranks.
     """
@@ -74,6 +76,7 @@ class TrainLoader:
         bags_per_step: int,
         seed: int,
         pin_memory: bool = False,
+        can_step: Callable[[Sequence[str]], bool] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -88,11 +91,12 @@ class TrainLoader:
         self._bags_per_step = bags_per_step
         self._seed = seed
         self._pin_memory = pin_memory
+        self._can_step = can_step
         self._rank, self._world_size = rank, world_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
+        """Optimizer steps in an epoch, if none has to be joined with another."""
         return -(-len(self._lengths) // self._bags_per_step)
 
     @property
@@ -135,6 +139,8 @@ class TrainLoader:
             epoch=epoch,
             group_lengths=self._data.group_lengths,
         )
+        if self._can_step is not None:
+            steps = _joined(steps, self._can_step)
         for step in range(start_step, len(steps)):
             bag_ids = self._share(steps[step])
             lengths = [self._lengths[bag_id] for bag_id in bag_ids]
@@ -180,6 +186,25 @@ def evaluation_batches(
 
     parts = _fill(bag_ids, [cohort.length(bag_id) for bag_id in bag_ids], data.batch_instances)
     return _read_ahead(iter(parts), read, num_bytes, data)
+
+
+def _joined(steps: Sequence[list[str]], can_step: Callable[[Sequence[str]], bool]) -> list[list[str]]:
+    """Steps of which each is enough for one.
+
+    Example:
+        >>> _joined([["a"], ["B"], ["c", "D"], ["e"]], lambda bags: any(bag.isupper() for bag in bags))
+        [['a', 'B'], ['c', 'D', 'e']]
+    """
+    joined: list[list[str]] = []
+    waiting: list[str] = []
+    for step in steps:
+        waiting = [*waiting, *step]
+        if can_step(waiting):
+            joined.append(waiting)
+            waiting = []
+    if waiting and joined:
+        joined[-1] = [*joined[-1], *waiting]
+    return joined or [waiting]
 
 
 def _fill(bag_ids: Sequence[str], lengths: Sequence[int], budget: int) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +29,15 @@ from asmil.data.sampling import bag_seed
 from asmil.engine.checkpoint import load_checkpoint, save_checkpoint
 from asmil.engine.config import TrainConfig
 from asmil.engine.optim import build_optimizer, learning_rate
-from asmil.engine.predict import autocast, outputs_of, predict, resolve_device
+from asmil.engine.predict import outputs_of, predict, resolve_device
 from asmil.engine.protocols import Monitor, PreparedTask
 from asmil.engine.records import EpochRecord
 from asmil.engine.stability import AttentionTracker, Stability
+from asmil.engine.steps import StepLoss
 from asmil.engine.threads import use_threads
 from asmil.errors import TrainingError
 from asmil.metrics.values import Metric
-from asmil.nn.aggregators.base import Branch
-from asmil.nn.model import AnchoredModel, ModelOutput
+from asmil.nn.model import AnchoredModel
 
 __all__ = ["FitData", "FitResult", "fit"]
 
@@ -168,15 +168,21 @@ class _Run:
         self.prepared, self.data, self.config = prepared, data, config
         self.monitor, self.epoch_rule, self.directory = monitor, epoch_rule, directory
         self.optimizer = build_optimizer(model.aggregator.parameters(), config)
+        target = prepared.target(data.cohort.frame(data.train_ids))
+        position = {bag_id: row for row, bag_id in enumerate(data.train_ids)}
+
+        def can_step(bag_ids: Sequence[str]) -> bool:
+            rows = [position[bag_id] for bag_id in bag_ids]
+            return prepared.can_step({name: value[rows] for name, value in target.items()})
+
         self.loader = TrainLoader(
             data.cohort, data.train_ids, data.config, bags_per_step=config.bags_per_step, seed=config.seed,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type == "cuda", can_step=can_step,
         )  # fmt: skip
         if self.device.type == "cpu":
             use_threads(self.loader.instances_per_step * data.cohort.num_features)
-        self.position = {bag_id: row for row, bag_id in enumerate(data.train_ids)}
-        target = prepared.target(data.cohort.frame(data.train_ids))
-        self.target = {name: value.to(self.device) for name, value in target.items()}
+        on_device = {name: value.to(self.device) for name, value in target.items()}
+        self.loss = StepLoss(self.model, prepared, on_device, position, config)
         by_hash = sorted(data.train_ids, key=lambda bag_id: bag_seed(config.seed, 0, bag_id))
         self.tracked_ids = tuple(by_hash[: config.stability_bags])
         self.tracker = AttentionTracker()
@@ -193,9 +199,13 @@ class _Run:
         progress, start = self.progress, time.monotonic()
         before = progress.sums.bags
         self.model.train()
+        held: list[BagBatch] = []
         for micro in self.loader.epoch(progress.epoch, start_step=progress.step):
             if micro.batch is not None:
-                self._backward(micro.batch, micro.bags_in_step)
+                held.append(micro.batch)
+            if micro.last_in_step or not self.prepared.couples_bags:
+                self._backward(held, micro.bags_in_step)
+                held.clear()
             if micro.last_in_step:
                 self._step(micro)
                 if interrupted.is_set():
@@ -214,37 +224,10 @@ class _Run:
             self.save()
         return record
 
-    def _backward(self, bags: BagBatch, bags_in_step: int) -> None:
-        batch = self.prepared.transform(bags.to(self.device))
-        rows = [self.position[bag_id] for bag_id in batch.bag_ids]
-        target = {name: value[rows] for name, value in self.target.items()}
-        with autocast(self.config, self.device):
-            output = self.model(batch)
-            kl_B = self.model.anchor_loss(output, batch)
-        task_B = self.prepared.loss(output.logits_BC.float(), target)
-        loss_B = task_B + self._extra_losses(output, target)
-        if kl_B is not None:
-            assert self.model.anchor is not None
-            loss_B = loss_B + self.model.anchor.config.kl_weight * kl_B
-        torch.autograd.backward(loss_B.sum() / bags_in_step)
-        with torch.no_grad():
-            kl = torch.zeros((), device=self.device) if kl_B is None else kl_B.sum()
-            self.progress.sums.values += torch.stack([loss_B.sum(), task_B.sum(), kl]).double()
-            self.progress.sums.bags += batch.num_bags
-
-    def _extra_losses(self, output: ModelOutput, target: Mapping[str, Tensor]) -> Tensor | float:
-        extra: Tensor | float = 0.0
-        for branch in output.readout.branches:
-            extra = extra + self._branch_loss(branch, target, len(output.logits_BC))
-        for penalty_B in output.readout.penalties.values():
-            extra = extra + penalty_B
-        return extra
-
-    def _branch_loss(self, branch: Branch, target: Mapping[str, Tensor], bags: int) -> Tensor:
-        index_X = branch.bag_index_X.to(self.device)
-        loss_X = self.prepared.loss(branch.logits_XC.float(), {k: v[index_X] for k, v in target.items()})
-        counts_B = torch.bincount(index_X, minlength=bags).clamp_min(1)
-        return branch.weight * loss_X.new_zeros(bags).index_add(0, index_X, loss_X) / counts_B
+    def _backward(self, batches: Sequence[BagBatch], bags_in_step: int) -> None:
+        if batches:
+            self.progress.sums.values += self.loss.backward(batches, bags_in_step)
+            self.progress.sums.bags += sum(batch.num_bags for batch in batches)
 
     def _step(self, micro: MicroBatch) -> None:
         progress, config = self.progress, self.config

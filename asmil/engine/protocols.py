@@ -18,7 +18,7 @@ from asmil.bags import Bag, BagBatch
 from asmil.metrics.values import Metric
 from asmil.nn.heads import HeadSpec
 
-__all__ = ["BagReader", "Figure", "Monitor", "Predictions", "PreparedTask", "Task"]
+__all__ = ["BagReader", "Baseline", "Figure", "Monitor", "Predictions", "PreparedTask", "Task"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,19 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What a simpler method that a task brings along predicts for the same bags.
+
+    Attributes:
+        name: The method, for tables.
+        predictions: Its outputs beside the same truth; they may lack what the method cannot give.
+    """
+
+    name: str
+    predictions: Predictions
+
+
+@dataclass(frozen=True)
 class Figure:
     """A figure of the report as plain data; `asmil.report.plots` draws it by kind.
 
@@ -79,13 +92,23 @@ class BagReader(Protocol):
 
 
 class PreparedTask(Protocol):
-    """A task fitted on one training part."""
+    """A task fitted on one training part.
+
+    Attributes:
+        head: The head it needs.
+        couples_bags: The loss of a bag depends on the other bags of the step: `loss` is given all of them at once.
+    """
 
     head: HeadSpec
+    couples_bags: bool = False
 
     def target(self, labels: pd.DataFrame) -> dict[str, Tensor]:
         """Training targets of the rows of a label frame; tensors whose first axis runs over the rows."""
         ...
+
+    def can_step(self, target: Mapping[str, Tensor]) -> bool:
+        """Whether bags with these targets have anything to train on; if not, they join the bags of the next step."""
+        return True
 
     def transform(self, batch: BagBatch) -> BagBatch:
         """The batch the model sees: features scaled as fitted, or unchanged."""
@@ -110,6 +133,14 @@ class PreparedTask(Protocol):
     def intervals(self, predictions: Predictions) -> dict[str, Metric]:
         """The headline metrics again, with 95 % intervals; slower than `evaluate`."""
         ...
+
+    def details(self, predictions: Predictions) -> dict[str, Metric]:
+        """Further metrics, for the record of a result; slower than `evaluate`, and never selected on."""
+        return {}
+
+    def baseline(self, predictions: Predictions) -> Baseline | None:
+        """What the task's own simpler method predicts, fitted on the same training part; None if it has none."""
+        return None
 
     def figures(self, predictions: Sequence[Predictions]) -> tuple[Figure, ...]:
         """The task's own figures, from the predictions of one or several test folds."""

@@ -16,7 +16,7 @@ from asmil.bags import BagBatch
 from asmil.data.cohort import Cohort
 from asmil.data.config import DataConfig, LabelColumns
 from asmil.data.writer import BagWriter
-from asmil.engine.protocols import Figure, Monitor, Predictions
+from asmil.engine.protocols import Figure, Monitor, Predictions, PreparedTask
 from asmil.metrics.values import Metric
 from asmil.nn.heads import HeadSpec
 
@@ -38,8 +38,8 @@ def toy_cohort(directory: Path, *, bags: int = 12, width: int = 6) -> Cohort:
     return Cohort.open(data, independent_bags=True)
 
 
-class ToyTask:
-    """Two-class cross-entropy; implements `PreparedTask`."""
+class ToyTask(PreparedTask):
+    """Two-class cross-entropy."""
 
     head = HeadSpec(2)
 

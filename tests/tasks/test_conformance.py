@@ -21,7 +21,13 @@ from tasks.base import TaskConfig
 
 COLUMNS = LabelColumns(target="label", time="time", event="event")
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "survival": [{}, {"head": "hazard"}, {"censoring": "tail", "bins": {"rule": "quantile", "count": 3}}],
+    "survival": [
+        {},
+        {"head": "hazard"},
+        {"head": "cox"},
+        {"ranking": {"weight": 0.5}},
+        {"censoring": "tail", "bins": {"rule": "quantile", "count": 3}},
+    ],
     "classification": [{}, {"class_weights": "balanced", "monitor": "macro_f1+macro_auc"}],
     "benchmark": [{}, {"monitor": "auc"}],
 }
@@ -66,9 +72,17 @@ def test_a_batch_loses_what_its_bags_lose_alone(case: Case) -> None:
     target = case.prepared.target(case.labels)
     loss_B = case.prepared.loss(case.logits_BC, target)
     assert (loss_B.shape, loss_B.dtype) == ((20,), torch.float32)
+    if case.prepared.couples_bags:
+        halves = [case.prepared.loss(case.logits_BC[rows], _rows(target, rows)) for rows in (slice(10), slice(10, 20))]
+        assert not torch.allclose(torch.cat(halves), loss_B)
+        return
     for row, bag_id in enumerate(case.labels.index):
         alone = case.prepared.loss(case.logits_BC[row : row + 1], case.prepared.target(case.labels.loc[[bag_id]]))
         torch.testing.assert_close(alone, loss_B[row : row + 1])
+
+
+def _rows(target: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:
+    return {name: value[rows] for name, value in target.items()}
 
 
 def test_half_precision_logits_train(case: Case) -> None:

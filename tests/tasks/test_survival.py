@@ -181,7 +181,7 @@ def test_c_index_is_harrells_on_continuous_times(cohort: pd.DataFrame, make_bags
     intervals = prepared.intervals(predictions)
     low, high = intervals["c_index"].interval
     assert low < expected.value < high
-    assert high - low == pytest.approx(3.92 * intervals["c_index_null_sd"].value, rel=0.4)
+    assert high - low == pytest.approx(3.92 * prepared.details(predictions)["c_index_null_sd"].value, rel=0.4)
 
 
 def test_impossible_folds_give_a_reason_instead_of_a_number(
@@ -193,7 +193,9 @@ def test_impossible_folds_give_a_reason_instead_of_a_number(
     intervals = prepared.intervals(censored)
     assert intervals["c_index"].value is None
     assert intervals["c_index"].interval is None
-    assert intervals["c_index_null_sd"].reason == "no_comparable_pairs"
+    details = prepared.details(censored)
+    assert details["c_index_null_sd"].reason == "no_comparable_pairs"
+    assert details["uno_c"].reason == details["auc_over_time"].reason == "no_events"
     collapsed = predict(prepared, outcomes([1.0, 2.0], [1, 0]), torch.zeros(2, prepared.head.out_dim))
     assert prepared.evaluate(collapsed)["c_index"].reason == "collapsed"
 
@@ -220,10 +222,10 @@ def test_risk_groups_are_cut_at_the_median_of_the_training_bags(
         assert "high_risk" not in before.outputs
         assert fitted.figures([before]) == ()
         calibrated = fitted.calibrate(before)
-        assert calibrated.risk_cut == np.median(before.outputs["risk"])
+        assert calibrated.fitted.risk_cut == np.median(before.outputs["risk"])
         after = predict(calibrated, cohort, logits)
         assert after.outputs["high_risk"].sum() == 30
-        assert (after.outputs["risk"][after.outputs["high_risk"] == 1] > calibrated.risk_cut).all()
+        assert (after.outputs["risk"][after.outputs["high_risk"] == 1] > calibrated.fitted.risk_cut).all()
         folds.append(after)
     (figure,) = calibrated.figures(folds)
     json.dumps(figure.data, allow_nan=False)
