@@ -81,12 +81,15 @@ class TorchmilFolders:
         labels: dict[str, dict[str, LabelValue]] = {}
 
         def header_of(bag: str) -> SlideHeader | None:
-            header = _bag_header(folders, features, bag, notes)
-            if header is not None:
-                labels[bag] = _label(folders.labels, bag)
-            return header
+            try:
+                labels[bag] = _label(folders.labels, bag)  # first, so that bags of damaged features have theirs
+            except DataError as problem:
+                notes.append(f"note: {problem}")
+                raise
+            return _bag_header(folders, features, bag, notes)
 
         found = bag_headers(_bags(features), header_of)
+        labels = {header.slide_id: labels.get(header.slide_id, {}) for header in found.slides}
         notes += _add_splits(folders.splits, labels)
         with_truth = frozenset(header.slide_id for header in found.slides if header.has_instance_labels)
         return Source(
