@@ -49,6 +49,7 @@ _ROW_DTYPE = np.dtype(
     [(name, "<u8" if name.startswith("xxh3") else "<i4" if name == "shard" else "<i8") for name in IndexRow._fields]
 )
 _BLOCKS = ("feat", "coord", "label")
+_NONE = (0, "values", 1)  # width, dtype and bytes per value of what a store does not have
 
 
 class BagIndex:
@@ -146,20 +147,24 @@ class BagIndex:
         return self._range_problem(info)
 
     def _range_problem(self, info: DatasetInfo) -> str | None:
-        widths = {
-            "feat": info.num_features * FEATURE_DTYPES[info.dtype].numpy.itemsize,
-            "coord": 2 * COORD_DTYPES[info.coord_dtype].numpy.itemsize if info.coord_dtype else 0,
-            "label": 1 if info.has_instance_labels else 0,
+        shapes = {
+            "feat": (info.num_features, info.dtype, FEATURE_DTYPES[info.dtype].numpy.itemsize),
+            "coord": (2, info.coord_dtype, COORD_DTYPES[info.coord_dtype].numpy.itemsize)
+            if info.coord_dtype
+            else _NONE,
+            "label": (1, "int8", 1) if info.has_instance_labels else _NONE,
         }
         shard_bytes = np.array([shard.bytes for shard in info.shards])[self._rows["shard"]]
-        for block, width in widths.items():
-            offset, nbytes = self._rows[f"{block}_offset"], self._rows[f"{block}_nbytes"]
-            bad = (nbytes != self._rows["n"] * width) | (offset < 0) | (offset > shard_bytes - nbytes)
+        for block, (width, dtype, itemsize) in shapes.items():
+            offset, nbytes, n = self._rows[f"{block}_offset"], self._rows[f"{block}_nbytes"], self._rows["n"]
+            bad = (nbytes != n * width * itemsize) | (offset < 0) | (offset > shard_bytes - nbytes)
             if bad.any():
                 first = int(np.argmax(bad))
                 return (
-                    f"bag {self.slide_ids[first]!r} declares {nbytes[first]} bytes of {block} at {offset[first]}, "
-                    f"expected {self._rows['n'][first] * width} within a shard of {shard_bytes[first]}"
+                    f"bag {self.slide_ids[first]!r} declares {nbytes[first]} bytes of {block} at {offset[first]}, that "
+                    f"is {n[first]} x {nbytes[first] / n[first] / itemsize:g} {dtype}, expected "
+                    f"{n[first] * width * itemsize} ({n[first]} x {width} {dtype}) within a shard of "
+                    f"{shard_bytes[first]}"
                 )
         return None
 
