@@ -19,6 +19,7 @@ import numpy as np
 from h5py import h5t, h5z
 
 from asmil.data.sources.base import ContentError
+from asmil.data.sources.chunked_rows import read_row_chunks
 from asmil.errors import DataError
 
 __all__ = [
@@ -177,7 +178,8 @@ def check_complete(dataset: h5py.Dataset, path: Path) -> None:
 
 def read_all(dataset: h5py.Dataset) -> np.ndarray:
     """The whole dataset in native byte order."""
-    values: np.ndarray = dataset[...]
+    stored = read_row_chunks(dataset)
+    values: np.ndarray = dataset[...] if stored is None else stored
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
