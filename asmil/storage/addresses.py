@@ -70,7 +70,7 @@ def open_fs(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if scheme == "s3":
         return _s3(rest.partition("/")[0]), rest
     if scheme in ("gs", "gcs"):
-        return pyarrow.fs.GcsFileSystem(retry_time_limit=timedelta(seconds=STALL_TIMEOUT_S)), rest
+        return pyarrow.fs.GcsFileSystem(retry_time_limit=timedelta(seconds=CONNECT_TIMEOUT_S)), rest
     return _through_fsspec(scheme, uri.rstrip("/"))
 
 

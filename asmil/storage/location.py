@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.fs
 
-from asmil.errors import EnvironmentProblem, IntegrityError
+from asmil.errors import AsmilError, EnvironmentProblem, IntegrityError
 from asmil.storage.addresses import local_path, open_fs
 from asmil.storage.retries import RetryPolicy, failure_of, reason_of
 
@@ -26,7 +26,8 @@ sleep = time.sleep
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_BUGS = (TypeError, AttributeError, NameError, AssertionError, ImportError, NotImplementedError)
+_FINAL = (AsmilError, TypeError, AttributeError, NameError, AssertionError, ImportError, NotImplementedError)
+"""Never repeated: our own, and bugs."""
 
 
 class Location(Protocol):
@@ -145,18 +146,15 @@ class RemoteLocation:
         self.__init__(state["uri"], state["retry"])  # type: ignore[misc]
 
     def read_file(self, name: str, *, max_bytes: int) -> bytes:
-        """As `Location.read_file`; two requests."""
-        size = self._repeat(name, lambda: self._client().size(name))
-        _check_size(f"{self.uri}/{name}", size, max_bytes)
-        buffer = bytearray(size)
-        num_read = self.read_into(name, 0, memoryview(buffer))
+        """As `Location.read_file`; one request, for S3 and GCS two."""
+        where = f"{self.uri}/{name}"
+        try:
+            content = self._repeat(name, lambda: self._client().read_all(name, max_bytes))
+        except _EndsEarlyError as error:
+            raise IntegrityError(f"{where}: {error}; copy the store there again") from None
         self._client().forget(name)
-        if num_read != size:
-            raise IntegrityError(
-                f"{self.uri}/{name}: expected {size} bytes, got {num_read} in {self._retry.attempts} attempts; "
-                "copy the store there again"
-            )
-        return bytes(buffer)
+        _check_size(where, len(content), max_bytes)
+        return content
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
         """As `Location.read_into`; one ranged request, after one for the size of a file not read before."""
@@ -200,7 +198,12 @@ class RemoteLocation:
 
     def _connect(self) -> None:
         """Open the file system; no lock, which a fork could leave locked: connecting twice is harmless."""
-        filesystem, path = open_fs(self.uri)
+        try:
+            filesystem, path = open_fs(self.uri)
+        except (OSError, pa.ArrowException) as error:
+            raise EnvironmentProblem(
+                f"{self.uri}: cannot be opened ({reason_of(error)}); check address, network and credentials"
+            ) from None
         is_fsspec = isinstance(filesystem, pyarrow.fs.PyFileSystem)
         self._connected: _Client = (
             _FsspecClient(filesystem.handler.fs, path) if is_fsspec else _ArrowClient(filesystem, path)
@@ -213,7 +216,7 @@ class RemoteLocation:
         for attempt, pause in enumerate(pauses, start=1):
             try:
                 return request()
-            except _BUGS:
+            except _FINAL:
                 raise
             except Exception as error:  # every client has its own errors; `failure_of` sorts them
                 self._client().forget(name)
@@ -229,8 +232,8 @@ class RemoteLocation:
             raise FileNotFoundError(f"{where}: no such object") from None
         if failure == "denied":
             raise _DeniedError(
-                f"{where}: access denied ({reason}); check the credentials in the environment (for S3 "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role), what they allow, and the address"
+                f"{where}: access denied ({reason}); check the address, which may name nothing, and the credentials "
+                "in the environment (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role)"
             ) from None
         if failure == "refused":
             raise EnvironmentProblem(
@@ -254,7 +257,7 @@ class _EndsEarlyError(OSError):
 
 
 class _Client(Protocol):
-    def size(self, name: str) -> int: ...
+    def read_all(self, name: str, max_bytes: int) -> bytes: ...
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes: ...
 
@@ -272,8 +275,13 @@ class _ArrowClient:
         self._lock = threading.Lock()
         self._objects: OrderedDict[str, pa.NativeFile] = OrderedDict()
 
-    def size(self, name: str) -> int:
-        return int(self._open(name).size())
+    def read_all(self, name: str, max_bytes: int) -> bytes:
+        size = int(self._open(name).size())
+        _check_size(f"{self._root}/{name}", size, max_bytes)
+        content = self.read(name, 0, size)
+        if len(content) < size:
+            raise _EndsEarlyError(f"got {len(content)} of {size} bytes (past end of file)")
+        return content
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes:
         content: bytes = self._open(name).read_at(nbytes, offset)
@@ -306,11 +314,8 @@ class _FsspecClient:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
 
-    def size(self, name: str) -> int:
-        size = self._filesystem.info(f"{self._root}/{name}").get("size")
-        if size is None:
-            raise OSError("the server does not tell the size")
-        return int(size)
+    def read_all(self, name: str, max_bytes: int) -> bytes:
+        return self.read(name, 0, max_bytes + 1)  # over HTTP, asking for the size hides why there is none
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes:
         content: bytes = self._filesystem.cat_file(f"{self._root}/{name}", start=offset, end=offset + nbytes)

@@ -24,6 +24,7 @@ _DENIED = (
     "UNAUTHENTICATED",
     "InvalidAccessKeyId",
     "ExpiredToken",
+    "OAuth2 access token",
 )
 _MISSING = ("NO_SUCH_KEY", "NO_SUCH_BUCKET", "RESOURCE_NOT_FOUND", "NOT_FOUND")
 _PASSING_STATUS = (408, 425, 429)
