@@ -74,8 +74,9 @@ def _num_lines(path: Path) -> int:
 
 
 def _is_number(text: bytes) -> bool:
+    """Whether pandas may have written it: a number, or nothing for NaN."""
     try:
-        float(text)
+        float(text or b"nan")
     except ValueError:
         return False
     return True
@@ -90,7 +91,9 @@ def _read(path: Path, width: int, slide_id: str) -> SourceBag:
         table = csv.read_csv(
             path,
             read_options=csv.ReadOptions(use_threads=False, block_size=max(1 << 22, 64 * width)),
-            convert_options=csv.ConvertOptions(column_types={name: pa.float32() for name in names}, null_values=[]),
+            convert_options=csv.ConvertOptions(
+                column_types={name: pa.float32() for name in names}, null_values=[""]
+            ),  # how pandas writes NaN
         )
         columns = [table.column(name).to_numpy() for name in names]
     except (pa.ArrowException, KeyError) as error:

@@ -5,7 +5,7 @@ They say nothing about how the features were made or what the coordinates mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -61,16 +61,15 @@ class NumpyArchive:
     def detect(self, path: Path) -> str | None:
         """Arrays of which one is named as features are, or a single one."""
         headers = npz_headers(path)
-        if headers is None or _feature_key(headers) is None:
+        if not headers or not _feature_keys(headers):
             return None
         return f"a .npz file with {', '.join(f'{key} {header}' for key, header in sorted(headers.items()))}"
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         """The slide of the file name."""
         headers = npz_headers(path)
-        key = None if headers is None else _feature_key(headers)
-        assert headers is not None, "detect() has seen it"
-        assert key is not None, "detect() has seen it"
+        assert headers, "detect() has seen it"
+        key = _chosen(path, _feature_keys(headers), options.features)
         slide_id = slide_id_of(path, ".npz")
         shape = feature_shape(f"{path}: {key}", headers[key].shape, headers[key].dtype.name)
         coords = headers.get(_COORDS_KEY)
@@ -85,11 +84,18 @@ class NumpyArchive:
         return Source((slide,), read, notes=notes)
 
 
-def _feature_key(headers: Mapping[str, NpyHeader]) -> str | None:
-    named = [key for key in _FEATURE_KEYS if key in headers]
+def _feature_keys(headers: Mapping[str, NpyHeader]) -> list[str]:
     if len(headers) == 1 and _COORDS_KEY not in headers:
-        named = list(headers)
-    return named[0] if named else None
+        return list(headers)
+    return [key for key in _FEATURE_KEYS if key in headers]
+
+
+def _chosen(path: Path, keys: Sequence[str], wanted: str | None) -> str:
+    if wanted is None and len(keys) > 1:
+        raise ContentError(f"{path}: holds {len(keys)} feature sets: {', '.join(keys)}; say which with --features NAME")
+    if wanted is not None and wanted not in keys:
+        raise ContentError(f"{path}: holds no features {wanted!r}; it has {', '.join(keys)}")
+    return wanted or keys[0]
 
 
 def _read_array(path: Path, slide_id: str) -> SourceBag:
