@@ -6,7 +6,11 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import pyarrow as pa
+
+from asmil.data.index import IndexRow
 from asmil.data.schema import DATASET_FILE
+from asmil.data.shard_schema import schema_damages
 from asmil.data.store import BagStore
 from asmil.errors import IntegrityError, run_command
 from asmil.storage import file_sha256
@@ -23,11 +27,18 @@ def damages(store: BagStore) -> Iterator[str]:
     Yields:
         One sentence per damaged shard, bag or table.
     """
-    for shard in store.info.shards:
+    rows: dict[int, dict[str, IndexRow]] = {position: {} for position in range(len(store.info.shards))}
+    for slide_id in store.slide_ids:
+        row = store.index.row(slide_id)
+        rows[row.shard][slide_id] = row
+    for position, shard in enumerate(store.info.shards):
         assert store.local_root is not None
         found = file_sha256(store.local_root / shard.name)
         if found != shard.sha256:
             yield f"shard {shard.name} has sha256 {found[:16]}…, {DATASET_FILE} says {shard.sha256[:16]}…"
+            continue
+        with pa.memory_map(str(store.local_root / shard.name)) as file:
+            yield from schema_damages(file.read_buffer(file.size()), shard.name, store.info, rows[position])
     checks: list[Callable[[], object]] = [partial(store.read, slide_id) for slide_id in store.slide_ids]
     for check in [*checks, store.labels, store.given_splits]:
         try:
