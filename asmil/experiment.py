@@ -35,7 +35,6 @@ from asmil.engine.predict import predict
 from asmil.engine.protocols import Predictions, PreparedTask, Task
 from asmil.engine.records import EpochRecord
 from asmil.errors import ConfigError, DataError, IntegrityError
-from asmil.metrics.values import Metric
 from asmil.nn.config import ModelConfig
 from asmil.nn.model import AnchoredModel, build_model
 from asmil.storage import ensure_directory, publish_bytes, publish_json, publish_text
@@ -46,9 +45,7 @@ __all__ = [
     "EXPERIMENT_FILE",
     "Experiment",
     "Trained",
-    "intervals_tree",
     "load_model",
-    "metrics_tree",
     "open_experiment",
     "predict_test",
     "refit",
@@ -358,18 +355,6 @@ class TaskSection(StrictModel):
 def save_experiment(directory: Path, spec: ExperimentSpec) -> None:
     """Write the resolved configuration as `experiment.yaml`; running that file repeats the experiment."""
     publish_text(directory / EXPERIMENT_FILE, yaml.safe_dump(spec.tree(), sort_keys=False))
-
-
-def metrics_tree(metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    """Metrics as JSON: the value, or null with the reason beside it."""
-    tree: dict[str, Any] = {name: metric.value for name, metric in metrics.items()}
-    reasons = {name: metric.reason for name, metric in metrics.items() if metric.reason}
-    return {**tree, "reasons": reasons} if reasons else tree
-
-
-def intervals_tree(metrics: Mapping[str, Metric]) -> dict[str, list[float] | None]:
-    """Intervals of metrics as JSON: lower and upper limit, or null."""
-    return {name: None if metric.interval is None else list(metric.interval) for name, metric in metrics.items()}
 
 
 def versions() -> dict[str, str]:

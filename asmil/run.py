@@ -25,12 +25,11 @@ from asmil.engine.predict import predict, resolve_device
 from asmil.engine.protocols import Predictions
 from asmil.engine.records import EpochRecord
 from asmil.errors import AsmilError, ConfigError, run_command
+from asmil.evaluation import Evaluation, against_baseline, comparison_tree, intervals_tree, metrics_tree
 from asmil.experiment import (
     EXPERIMENT_FILE,
     Experiment,
     Trained,
-    intervals_tree,
-    metrics_tree,
     open_experiment,
     predict_test,
     refit,
@@ -40,6 +39,7 @@ from asmil.experiment import (
     versions,
 )
 from asmil.logs import show_log
+from asmil.metrics.values import Metric
 from asmil.report.tables import format_metric
 from asmil.storage import disk_problems, ensure_directory, publish_json
 from tasks.spec import ExperimentSpec, load_experiment
@@ -257,11 +257,20 @@ class _Run:
 
     def _measure(self, part: str, trained: Trained, predictions: Predictions) -> dict[str, Any]:
         """Metrics of a part of the split, the headline ones with intervals; prints them."""
-        intervals = trained.prepared.intervals(predictions)
-        metrics = {**trained.prepared.evaluate(predictions), **intervals}
-        figures = ", ".join(f"{name} {format_metric(metric)}" for name, metric in metrics.items())
-        print(f"{part} (epoch {trained.fitted.epoch}): {figures}")
-        return {"metrics": metrics_tree(metrics), "intervals": intervals_tree(intervals)}
+        prepared = trained.prepared
+        intervals, details = prepared.intervals(predictions), prepared.details(predictions)
+        metrics = {**prepared.evaluate(predictions), **intervals}
+        print(f"{part} (epoch {trained.fitted.epoch}): {_told(metrics)}")
+        baseline = against_baseline([[Evaluation(self.job.seed, prepared, predictions)]], pooled=False)
+        if baseline is not None:
+            print(f"  {baseline.name}, same bags: {_told(baseline.metrics)}; difference {_told(baseline.difference)}")
+        for name, metric in details.items():
+            print(f"  {prepared.meanings.get(name, name)}: {format_metric(metric)}")
+        return {
+            "metrics": metrics_tree({**metrics, **details}),
+            "intervals": intervals_tree(intervals),
+            "baseline": None if baseline is None else comparison_tree(baseline),
+        }
 
     def finish(self, result: dict[str, Any], *, seconds: float) -> None:
         """Write `result.json`."""
@@ -272,6 +281,7 @@ class _Run:
             "config": self.spec.tree(),
             "metrics": {part: found and found["metrics"] for part, found in parts.items()},
             "intervals": {part: found and found["intervals"] for part, found in parts.items()},
+            "baseline": {part: found and found["baseline"] for part, found in parts.items()},
             "seconds": round(seconds, 2),
             "epoch": result["epoch"],
             "job": vars(self.job),
@@ -306,6 +316,10 @@ def _check_same_training(events: Path, identity: Mapping[str, Any]) -> None:
             f"--resume: {events.parent} was begun with other settings ({'; '.join(changed[:8])}); "
             "restore them, or give --out another directory"
         )
+
+
+def _told(metrics: Mapping[str, Metric]) -> str:
+    return ", ".join(f"{name} {format_metric(metric)}" for name, metric in metrics.items())
 
 
 def progress_line(record: EpochRecord, epochs: int, monitored: str) -> str:

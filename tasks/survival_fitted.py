@@ -34,6 +34,18 @@ if TYPE_CHECKING:
 __all__ = ["Fitted", "PreparedSurvival"]
 
 
+MEANINGS = {
+    "c_index_null_sd": "SD of C for risks that know nothing (one test part)",
+    "uno_c": "Uno's C, censoring weighed in",
+    "uno_c_tau": "time up to which Uno's C counts events",
+    "auc_over_time": "cumulative/dynamic AUC, mean over time",
+    "ibs": "integrated Brier score (less is better)",
+    "ibs_kaplan_meier": "integrated Brier score of the training Kaplan-Meier curve",
+    "d_calibration_p": "D-calibration, p (below 0.05: not calibrated)",
+    "times_clipped": "test times beyond the training follow-up, clipped",
+}
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What the training part determines.
@@ -87,6 +99,8 @@ class PreparedSurvival(PreparedTask):
         columns: Columns of the outcome.
         fitted: What the training part determined.
     """
+
+    meanings = MEANINGS
 
     def __init__(self, config: SurvivalConfig, columns: OutcomeColumns, fitted: Fitted) -> None:
         self.head = HeadSpec(fitted.head.width)
@@ -164,10 +178,7 @@ class PreparedSurvival(PreparedTask):
         """What a survival paper is asked for beside Harrell's C; reasons stand where one cannot be computed.
 
         Returns:
-            `c_index_null_sd`, the standard deviation of C for risks that know nothing; `uno_c` up to `uno_c_tau`;
-            `auc_over_time`; `ibs`, the integrated Brier score, beside `ibs_kaplan_meier`, that of the training part's
-            Kaplan-Meier curve for everybody; `d_calibration_p`; and `times_clipped`, test times beyond the training
-            part's follow-up.
+            What `MEANINGS` lists.
         """
         time_B, event_B = predictions.truth["time"], predictions.truth["event"]
         risk_B, followup = predictions.outputs["risk"], self.fitted.followup

@@ -27,7 +27,8 @@ from asmil.data.sealed import read_ledger
 from asmil.data.splits import InnerSplit
 from asmil.engine.checkpoint import CHECKPOINT
 from asmil.engine.predict import predict
-from asmil.experiment import Experiment, Trained, load_model, metrics_tree, open_experiment, train_once
+from asmil.evaluation import metrics_tree
+from asmil.experiment import Experiment, Trained, load_model, open_experiment, train_once
 from asmil.run import main
 from tasks.classification import PreparedClassification
 from tasks.spec import ExperimentSpec, load_experiment
@@ -74,7 +75,8 @@ def assert_same_training(first: Path, second: Path) -> None:
 
 
 def measured(prepared: Any, predictions: Any) -> dict[str, Any]:
-    return metrics_tree({**prepared.evaluate(predictions), **prepared.intervals(predictions)})
+    found = prepared.evaluate(predictions) | prepared.intervals(predictions) | prepared.details(predictions)
+    return metrics_tree(found)
 
 
 PROGRESS = re.compile(

@@ -27,11 +27,12 @@ from asmil.data.splits import DevelopmentSplit
 from asmil.engine.jobs import Job, list_jobs
 from asmil.engine.predict import resolve_device
 from asmil.errors import ConfigError, TrainingError, run_command
+from asmil.evaluation import Evaluation, load_predictions, save_predictions
 from asmil.experiment import Experiment, load_model, predict_test, refit, save_model
 from asmil.storage import ensure_directory
 from tasks.spec import ExperimentSpec
 from tune.cluster import connect, plan_slots
-from tune.evaluation import Evaluation, FoldOutcome, load_predictions, save_predictions
+from tune.evaluation import FoldOutcome
 from tune.outcome import write_outcome
 from tune.rundir import OuterFold, RunDirectory, open_study, outer_folds
 from tune.study import OVERRIDES, SearchStudy

@@ -13,7 +13,15 @@ import yaml
 
 from asmil.data.sealed import read_ledger
 from asmil.engine.protocols import Figure
-from asmil.experiment import Experiment, intervals_tree, metrics_tree, versions
+from asmil.evaluation import (
+    against_baseline,
+    comparison_tree,
+    intervals_tree,
+    mean_details,
+    mean_with_intervals,
+    metrics_tree,
+)
+from asmil.experiment import Experiment, versions
 from asmil.metrics.values import Metric
 from asmil.report.content import (
     HeadlineRow,
@@ -28,13 +36,7 @@ from asmil.report.page import write_report
 from asmil.report.tables import format_metric
 from asmil.storage import publish_json
 from tasks.spec import Choices, Complement, ParamSpec
-from tune.evaluation import (
-    FoldOutcome,
-    mean_validation,
-    mean_with_intervals,
-    oracle_metrics,
-    single_models,
-)
+from tune.evaluation import FoldOutcome, mean_validation, oracle_metrics, single_models
 from tune.space import parameter_name
 from tune.study import CLOSED, OVERRIDES, REASON, Counts, SearchStudy
 
@@ -81,6 +83,9 @@ class _Figures:
         if all(plain):
             self.plain = mean_with_intervals(plain, pooled=self.pooled)
             self.difference = mean_with_intervals(best, minus=plain, pooled=self.pooled)
+        self.details = mean_details(best)
+        self.meanings = outcomes[0].best[0].prepared.meanings
+        self.baseline = against_baseline(best, pooled=self.pooled)
         self.per_fold = [one for outcome in outcomes for one in single_models(outcome.fold, outcome.best)]
         self.openings = sum(_early_openings(self.ledger, experiment, outcome) for outcome in outcomes)
         self.validation = mean_validation(outcomes)
@@ -113,6 +118,8 @@ class _Figures:
                 "difference_intervals": intervals_tree(self.difference),
                 "per_fold": [one for outcome in self.outcomes for one in single_models(outcome.fold, outcome.plain)],
             },
+            "details": metrics_tree(self.details),
+            "baseline": None if self.baseline is None else comparison_tree(self.baseline),
             "oracle": metrics_tree(self.oracle) or None,
             "references": [dict(known) for known in experiment.spec.references],
             "seeds": [evaluation.seed for evaluation in self.outcomes[0].best],
@@ -154,6 +161,7 @@ class _Figures:
             facts=tuple(self._facts(seconds)),
             protocol=tuple(self._protocol()),
             headline=tuple(self._headline()),
+            further=tuple((self.meanings.get(name, name), metric) for name, metric in self.details.items()),
             figures=self._figures(),
             searches=tuple(self._summary(outcome) for outcome in self.outcomes),
             stability=tuple(_stability(self.outcomes[0])),
@@ -216,7 +224,20 @@ class _Figures:
                 note="plain: the same settings with softmax attention, without anchor and token drop, not tuned again; "
                 "positive: ours is better; paired: the same patients are resampled for both",
             )
+        yield from self._beyond_baseline()
         yield from self._recovered()
+
+    def _beyond_baseline(self) -> Iterator[HeadlineRow]:
+        """The difference to the task's own simpler method."""
+        if self.baseline is None:
+            return
+        difference = self.baseline.difference[self.metric]
+        yield HeadlineRow(
+            f"{self.metric}: difference to {self.baseline.name}",
+            _negated(difference) if self.experiment.task.monitor.direction == "min" else difference,
+            note="the clinical baseline, fitted on the same training parts; positive: ours is better; paired: the same "
+            "patients are resampled for both",
+        )
 
     def _note(self, name: str) -> str:
         """How a test figure was formed, and how far the models it is the mean of lie apart."""
@@ -239,6 +260,8 @@ class _Figures:
             yield Reference("best trials on validation (selected on it)", self.validation[name])
         if name in self.plain:
             yield Reference("softmax, without anchor and token drop", self.plain[name])
+        if self.baseline is not None and name in self.baseline.metrics:
+            yield Reference(f"{self.baseline.name} (clinical baseline, same folds)", self.baseline.metrics[name])
         if name in self.oracle:
             yield Reference("the simulation's own truth as prediction, same bags", self.oracle[name])
         for known in self.experiment.spec.references:

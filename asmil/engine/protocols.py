@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -97,10 +98,12 @@ class PreparedTask(Protocol):
     Attributes:
         head: The head it needs.
         couples_bags: The loss of a bag depends on the other bags of the step: `loss` is given all of them at once.
+        meanings: What the names that `details` returns stand for, in the words of a table.
     """
 
     head: HeadSpec
     couples_bags: bool = False
+    meanings: Mapping[str, str] = MappingProxyType({})
 
     def target(self, labels: pd.DataFrame) -> dict[str, Tensor]:
         """Training targets of the rows of a label frame; tensors whose first axis runs over the rows."""

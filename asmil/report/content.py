@@ -146,6 +146,7 @@ class ReportContent:
         facts: Pairs of label and value that identify the run: data, hashes, versions, time, devices.
         protocol: How the numbers were made, one sentence per line.
         headline: The results, most important first.
+        further: Further figures of the same predictions: what each is, and its value.
         figures: The task's own figures.
         searches: The studies, one per outer fold where the search is nested.
         stability: Attention-stability curves.
@@ -158,6 +159,7 @@ class ReportContent:
     facts: tuple[tuple[str, str], ...] = ()
     protocol: tuple[str, ...] = ()
     headline: tuple[HeadlineRow, ...] = ()
+    further: tuple[tuple[str, Metric], ...] = ()
     figures: tuple[Figure, ...] = ()
     searches: tuple[SearchSummary, ...] = ()
     stability: tuple[StabilityCurve, ...] = ()

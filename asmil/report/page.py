@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asmil.metrics.values import Metric
 from asmil.report.canvas import Plot
 from asmil.report.content import HeadlineRow, ReportContent, SearchSummary, TrialRow
 from asmil.report.markup import Html, details, escape, figure, join, section, table
@@ -46,7 +47,7 @@ def render_report(content: ReportContent) -> str:
     sections = [
         (identifier, heading, body)
         for identifier, heading, body in (
-            ("results", "Results", _results(content.headline)),
+            ("results", "Results", _results(content.headline, content.further)),
             ("protocol", "How the numbers were made", _protocol(content.protocol)),
             ("figures", "Predictions on held-out bags", _figures([draw_figure(f) for f in content.figures])),
             ("search", "Search", join(_search(s, titled=len(content.searches) > 1) for s in content.searches)),
@@ -77,9 +78,9 @@ def _header(content: ReportContent) -> Html:
     )
 
 
-def _results(headline: Sequence[HeadlineRow]) -> Html:
+def _results(headline: Sequence[HeadlineRow], further: Sequence[tuple[str, Metric]]) -> Html:
     if not headline:
-        return Html("")
+        return _further(further)
     first = headline[0]
     compared = [plot for row in headline[1:] if (plot := draw_beside(row)) is not None]
     others = Html(f'<div class="figures">{join(map(figure, compared))}</div>') if compared else Html("")
@@ -92,7 +93,13 @@ def _results(headline: Sequence[HeadlineRow]) -> Html:
         )
         for row in headline
     ]
-    return join((_hero(first), others, table(("metric", "value [95 % interval]", "beside it", "note"), rows)))
+    listed = table(("metric", "value [95 % interval]", "beside it", "note"), rows)
+    return join((_hero(first), others, listed, _further(further)))
+
+
+def _further(figures: Sequence[tuple[str, Metric]]) -> Html:
+    rows: list[Sequence[Cell]] = [(name, format_metric(metric)) for name, metric in figures]
+    return table(("further figures on the same bags", "value"), rows) if rows else Html("")
 
 
 def _hero(row: HeadlineRow) -> Html:

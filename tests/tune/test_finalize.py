@@ -14,11 +14,11 @@ import pytest
 from asmil.data.sealed import read_ledger
 from asmil.engine.jobs import Job
 from asmil.errors import EnvironmentProblem, IntegrityError
-from asmil.experiment import Experiment, load_model, metrics_tree
+from asmil.evaluation import load_predictions, metrics_tree
+from asmil.experiment import Experiment, load_model
 from tests.run_support import result_of
 from tests.tune.finished import METRIC, finished_search
 from tune import finalize
-from tune.evaluation import load_predictions
 from tune.rundir import RunDirectory
 
 FOLDS = 3

@@ -13,20 +13,32 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from asmil.engine.protocols import Figure, Monitor, Predictions
+from asmil.engine.protocols import Baseline, Figure, Monitor, Predictions
+from asmil.evaluation import Evaluation
 from asmil.experiment import Experiment
 from asmil.metrics.values import Metric
 from asmil.report.content import HeadlineRow, ReportContent
 from tests.run_support import result_of
 from tests.tune.finished import METRIC, finished_search, studies
-from tune.evaluation import Evaluation, FoldOutcome
+from tune.evaluation import FoldOutcome
 from tune.outcome import write_outcome
 from tune.rundir import OuterFold, RunDirectory
 from tune.study import CONTINUES, SearchStudy
 
 
 class MeanOfScores:
-    """A prepared task whose only metric is the mean score, with a figure that shows how many parts it was given."""
+    """A prepared task whose only metric is the mean score, with a figure that shows how many parts it was given.
+
+    Its record is the number of bags, its baseline a constant 0.45.
+    """
+
+    meanings: Mapping[str, str] = {"bags": "bags of a part"}
+
+    def details(self, predictions: Predictions) -> dict[str, Metric]:
+        return {"bags": Metric(float(len(predictions.bag_ids)))}
+
+    def baseline(self, predictions: Predictions) -> Baseline:
+        return Baseline("a guess", replace(predictions, outputs={"score": np.full(20, 0.45)}))
 
     def evaluate(self, predictions: Predictions) -> dict[str, Metric]:
         return {METRIC: Metric(float(predictions.outputs["score"].mean()))}
@@ -123,7 +135,7 @@ def test_an_interrupted_trial_that_went_on_under_another_number_is_no_failure(
 
 
 def difference(content: ReportContent) -> HeadlineRow:
-    (row,) = [row for row in content.headline if "difference" in row.metric]
+    (row,) = [row for row in content.headline if "difference to the plain model" in row.metric]
     return row
 
 
@@ -141,6 +153,25 @@ def test_the_difference_is_positive_where_ours_is_better(
     assert "not tuned again; positive: ours is better" in row.note
     assert row.result.value == pytest.approx(expected)
     assert row.result.interval == pytest.approx((expected, expected))
+
+
+def test_the_tasks_baseline_and_its_record_stand_beside_the_result(
+    tmp_path: Path, content: list[ReportContent]
+) -> None:
+    run = finished_search(tmp_path)
+    result = write(run, run.open())
+    assert result["details"] == {"bags": 20.0}
+    assert all(one["details"] == {"bags": 20.0} for one in result["per_fold"])
+    assert result["baseline"]["name"] == "a guess"
+    assert result["baseline"]["metrics"][METRIC] == pytest.approx(0.45)
+    assert result["baseline"]["difference"][METRIC] == pytest.approx(0.25)
+    assert result["baseline"]["difference_intervals"][METRIC] == pytest.approx([0.25, 0.25])
+    [page] = content
+    assert page.further == (("bags of a part", Metric(20.0)),)
+    rows = {row.metric: row for row in page.headline}
+    assert rows[f"{METRIC}: difference to a guess"].result.value == pytest.approx(0.25)
+    beside = {reference.name: reference.result.value for reference in rows[f"{METRIC} on test"].references}
+    assert beside["a guess (clinical baseline, same folds)"] == pytest.approx(0.45)
 
 
 @pytest.mark.parametrize(("repeats", "which"), [(1, "seed 3"), (2, "seed 3, repeat 0")])
