@@ -58,6 +58,11 @@ def write_cell_mat(
     return path
 
 
+def labels_of_instances(data: ClassicSet) -> list[np.ndarray]:
+    """The label column of RGMIL's files: per bag, its label on every instance."""
+    return [np.full(len(bag_ND), label) for bag_ND, label in zip(data.bags, data.labels, strict=True)]
+
+
 def csv_lines(data: ClassicSet) -> list[str]:
     """Lines of the headerless CSV: label, bag number from 1, features."""
     return [

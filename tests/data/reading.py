@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from asmil.data.arrays import coord_dtype_of
 from asmil.data.sources import ReadOptions, Source, detect
+from asmil.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,13 @@ def read(path: Path, **options: Any) -> tuple[str, Source, list[ReadBag]]:
         bags.append(ReadBag(header.slide_id, bag.features_ND, bag.coords_N2, bag.instance_labels_N, labels))
     assert set(source.labels) <= {header.slide_id for header in source.slides}
     return found.format.name, source, bags
+
+
+def only_bad(path: Path, bad: str, message: str, kind: type[DataError] = DataError) -> None:
+    """A bag that cannot be opened is named by its own error, and the others are read."""
+    source = detect(path).format.open(path, ReadOptions())
+    for header in source.slides:
+        if header.slide_id != bad:
+            assert source.read(header.slide_id).features_ND.shape == (header.num_instances, header.num_features)
+    with pytest.raises(kind, match=message):
+        source.read(bad)

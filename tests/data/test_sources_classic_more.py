@@ -1,11 +1,11 @@
-"""The classic sets as MATLAB matrices, MATLAB cells, plain CSV, sparse text and NumPy files; leaks of such copies."""
+"""The classic sets as plain CSV, sparse text and NumPy files; leaks of such copies."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,235 +13,21 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import scipy.io
-import scipy.sparse
 
-from asmil.data.sources import ReadOptions, Source, SourceBag, detect
-from asmil.data.sources.classic import MAX_TABLE_BYTES
-from asmil.data.sources.formats import FORMATS
+from asmil.data.sources import ReadOptions, detect
 from asmil.errors import DataError
 from tests.data.foreign import ClassicSet, classic_set, svm_lines, write_prtools
 from tests.data.foreign_classic import (
     WRITERS,
     comma_lines,
     csv_lines,
-    flat,
+    labels_of_instances,
     write_andrews_mat,
     write_cell_mat,
     write_lines,
     write_npy_triple,
 )
-
-NUMBERED = ("0", "1", "2")
-BY_NAME = {form.name: form for form in FORMATS}
-
-
-def read_as(name: str, path: Path, **options: Any) -> tuple[Source, list[SourceBag]]:
-    """Read a unit with the one format that accepts it, which must be the named one."""
-    unit = "folder" if path.is_dir() else "file"
-    assert [form.name for form in FORMATS if form.unit == unit and form.detect(path) is not None] == [name]
-    source = BY_NAME[name].open(path, ReadOptions(**options))
-    return source, [source.read(header.slide_id) for header in source.slides]
-
-
-def assert_holds(source: Source, bags: Sequence[SourceBag], data: ClassicSet, names: Sequence[str] = NUMBERED) -> None:
-    assert [header.slide_id for header in source.slides] == list(names)
-    assert [source.labels[name] for name in names] == [{"label": label} for label in data.labels]
-    for header, bag, expected_ND in zip(source.slides, bags, data.bags, strict=True):
-        np.testing.assert_array_equal(bag.features_ND, expected_ND)
-        assert (header.num_instances, header.num_features) == expected_ND.shape
-        assert header.has_instance_labels == (bag.instance_labels_N is not None)
-
-
-def with_zeros(data: ClassicSet) -> ClassicSet:
-    for bag_ND in data.bags:
-        bag_ND[:, 1] = 0
-    return data
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_every_layout_gives_the_bags_that_were_written(tmp_path: Path, name: str) -> None:
-    named = {"uci-c45": classic_set().names, "prtools-mat": classic_set().names}
-    named["comma-sparse"] = ("fox_data_1", "fox_data_2", "fox_data_3")
-    source, bags = read_as(name, WRITERS[name](tmp_path))
-    assert_holds(source, bags, classic_set(), named.get(name, NUMBERED))
-
-
-# --- C: Andrews MATLAB ---
-
-
-def test_zeros_that_a_sparse_matrix_leaves_out_are_zeros(tmp_path: Path) -> None:
-    data = with_zeros(classic_set())
-    source, bags = read_as("andrews-mat", write_andrews_mat(tmp_path / "x", data))
-    assert_holds(source, bags, data)
-    assert "bag numbers from 1 became ids from 0" in source.notes
-    features_ND, labels_N, _ = flat(data)
-    path = write_andrews_mat(tmp_path / "y", data, features=features_ND, labels=labels_N[None])
-    assert_holds(*read_as("andrews-mat", path), data)
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        (
-            {"labels": scipy.sparse.csc_matrix([[1.0, 1, 0, -1, -1, -1]])},
-            r"labels holds -1, 0, 1, expected 1 and -1; a 0 is a label that was never stored",
-        ),
-        ({"labels": np.array([[2.0, 2, 2, 1, 1, 1]])}, r"labels holds 1, 2, expected 1 and -1: get"),
-        ({"labels": np.ones((1, 5))}, r"features \(6, 5\), 5 labels and 6 bag_ids disagree"),
-        ({"bag_ids": np.array([[0, 0, 1, 2, 2, 2]], np.uint8)}, r"bag 0 at instance 0; .* numbered from 1"),
-        ({"bag_ids": np.array([[1, 1, 2, 4, 4, 4]], np.uint8)}, r"bag 4 at instance 3; .* without gaps"),
-        ({"bag_ids": np.array([[1, 1, 1.5, 2, 2, 2]])}, r"bag numbers are not whole"),
-        ({"bag_ids": np.array([[1, 1, np.nan, 2, 2, 2]])}, r"bag numbers are not whole"),
-        ({"labels": np.array([[1, 1, 1, -1, 1, -1]])}, r"bag '2' has label 0 at instance 3 and 1 at instance 4"),
-        ({"features": "text"}, r"features holds <U.* values, expected real numbers"),
-        ({"features": np.ones((6, 2)) * 1j}, r"features holds complex128 values, expected real numbers"),
-        ({"features": scipy.sparse.csc_matrix((MAX_TABLE_BYTES // 48 + 1, 6))}, r"bytes, the cap is 4294967296"),
-    ],
-)
-def test_andrews_mat_refuses_damage(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_as("andrews-mat", write_andrews_mat(tmp_path / "x", classic_set(), **changed))
-
-
-def test_sparse_indices_that_point_outside_the_matrix_are_refused(tmp_path: Path) -> None:
-    matrix = scipy.sparse.csc_matrix(flat(classic_set())[0])
-    matrix.indices[3] = 1_000_000
-    path = tmp_path / "x"
-    write_andrews_mat(path, classic_set(), features=matrix)
-    with pytest.raises(DataError, match=r"sparse features is damaged \(.*\); get an undamaged copy"):
-        read_as("andrews-mat", path)
-
-
-# --- E: MATLAB cells ---
-
-
-@pytest.mark.parametrize("negative", [0, -1])
-def test_cells_with_either_coding_of_the_label(tmp_path: Path, negative: int) -> None:
-    data = classic_set()
-    path = write_cell_mat(tmp_path / "x", data, negative=negative)
-    assert_holds(*read_as("cell-mat", path), data)
-
-
-def labels_of_instances(data: ClassicSet) -> list[np.ndarray]:
-    return [np.full(len(bag_ND), label) for bag_ND, label in zip(data.bags, data.labels, strict=True)]
-
-
-def test_label_column_of_cells_is_refused_unless_told_to_drop_it(tmp_path: Path) -> None:
-    data = classic_set()
-    path = write_cell_mat(tmp_path / "x", data, label_column=labels_of_instances(data))
-    with pytest.raises(DataError, match=r"feature column 6 of 6 equals the label on every row; give --drop-last"):
-        read_as("cell-mat", path)
-    source, bags = read_as("cell-mat", path, drop_last_column=True)
-    assert_holds(source, bags, data)
-    assert "dropped feature column 6: it is the label" in source.notes
-
-
-def elephant(width: int) -> tuple[ClassicSet, list[np.ndarray]]:
-    """202 bags with a label column that contradicts two bags, as RGMIL's ELEPHANT does: one mixed, one all 0."""
-    generator = np.random.default_rng(5)
-    bags = tuple(generator.normal(size=(3, width)) for _ in range(202))
-    data = ClassicSet(("",) * 202, (1,) * 101 + (0,) * 101, bags)
-    column = labels_of_instances(data)
-    column[98] = np.array([0, 1, 0])
-    column[99] = np.zeros(3)
-    return data, column
-
-
-@pytest.mark.parametrize(("width", "why"), [(230, ", one more than the 230 of the published sets; "), (7, ", and ")])
-def test_label_column_that_contradicts_two_bags_is_still_caught(tmp_path: Path, width: int, why: str) -> None:
-    data, column = elephant(width)
-    path = write_cell_mat(tmp_path / "elephant.mat", data, label_column=column, negative=-1)
-    sentence = r"the last column is the bag's label in 200 of 202 bags \(not in 98, 99\): give --drop-last-column"
-    with pytest.raises(DataError, match=rf"{width + 1} feature columns{why}{sentence}"):
-        read_as("cell-mat", path)
-    source, bags = read_as("cell-mat", path, drop_last_column=True)
-    assert_holds(source, bags, data, [str(bag) for bag in range(202)])
-    dropped = f"dropped feature column {width + 1}: it is the label, except in bags 98, 99, whose own label counts"
-    assert dropped in source.notes
-
-
-def test_label_column_of_another_coding_or_with_few_rows_is_told_as_well(tmp_path: Path) -> None:
-    data = classic_set()
-    signed = [np.where(labels, 3.5, -1) for labels in labels_of_instances(data)]
-    source, bags = read_as("cell-mat", write_cell_mat(tmp_path / "x", data, label_column=signed), drop_last_column=True)
-    assert_holds(source, bags, data)
-
-
-def test_a_genuine_feature_of_two_values_is_no_label_column(tmp_path: Path) -> None:
-    data, column = elephant(6)
-    generator = np.random.default_rng(1)
-    binary = [np.where(generator.random(len(labels)) < 0.2, 1 - labels, labels) for labels in column]
-    path = write_cell_mat(tmp_path / "x", data, label_column=binary)
-    assert read_as("cell-mat", path)[1][0].features_ND.shape == (3, 7)
-    with pytest.raises(DataError, match=r"the last of 7 feature columns is not the label"):
-        read_as("cell-mat", path, drop_last_column=True)
-
-
-def test_instance_labels_in_a_third_column_are_kept(tmp_path: Path) -> None:
-    data = classic_set()
-    truth = ([0, 1], [1], [0, 0, 0])
-    source, bags = read_as("cell-mat", write_cell_mat(tmp_path / "x", data, instance_labels=truth))
-    assert_holds(source, bags, data)
-    for bag, labels in zip(bags, truth, strict=True):
-        assert bag.instance_labels_N is not None
-        assert bag.instance_labels_N.tolist() == labels
-    assert "labels per instance taken from column 3" in source.notes
-
-
-def test_instance_labels_that_repeat_the_bag_label_are_no_truth(tmp_path: Path) -> None:
-    data = classic_set()
-    source, bags = read_as("cell-mat", write_cell_mat(tmp_path / "x", data, instance_labels=([1, 1], [1], [0, 0, 0])))
-    assert_holds(source, bags, data)
-    assert all(bag.instance_labels_N is None for bag in bags)
-    assert any(note.startswith("column 3 repeats the bag's label on every instance") for note in source.notes)
-
-
-@pytest.mark.parametrize(
-    ("truth", "message"),
-    [
-        (([0, 0], [1], [0, 0, 0]), r"bag 0 has label 1, but its instance labels \(column 3\) say 0"),
-        (([1, 0], [1], [0, 1, 0]), r"bag 2 has label 0, but its instance labels \(column 3\) say 1"),
-        (([1, 0], [1], [0, 0]), r"data\{3,3\} has 2 instance labels, bag 2 has 3 instances"),
-        (([1, 2], [1], [0, 0, 0]), r"column 3 of data holds 0, 1, 2, expected 1 and 0 or 1 and -1"),
-    ],
-)
-def test_instance_labels_that_contradict_their_bag_are_refused(
-    tmp_path: Path, truth: tuple[list[int], ...], message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        read_as("cell-mat", write_cell_mat(tmp_path / "x", classic_set(), instance_labels=truth))
-
-
-@pytest.mark.parametrize(
-    ("row", "column", "value", "message"),
-    [
-        (1, 0, np.ones((1, 4)), r"data\{2,1\} \(bag 1\) has 4 columns, bag 0 has 5"),
-        (1, 0, np.ones((0, 5)), r"data\{2,1\} \(bag 1\) has shape \[0, 5\], expected instances x features"),
-        (1, 0, "text", r"data\{2,1\} holds <U4 values, expected real numbers"),
-        (2, 1, np.array([[1, 0]]), r"data\{3,2\} \(label of bag 2\) holds 2 values, expected one"),
-        (2, 1, np.array([[2]]), r"column 2 of data holds 1, 2, expected 1 and 0 or 1 and -1: get"),
-        (2, 1, np.array([[np.nan]]), r"column 2 of data holds 1, nan"),
-    ],
-)
-def test_cells_refuse_damage(tmp_path: Path, row: int, column: int, value: object, message: str) -> None:
-    write_cell_mat(tmp_path / "x", classic_set())
-    cell = scipy.io.loadmat(tmp_path / "x")["data"]
-    cell[row, column] = value
-    scipy.io.savemat(tmp_path / "x", {"data": cell})
-    with pytest.raises(DataError, match=message):
-        read_as("cell-mat", tmp_path / "x")
-
-
-def test_cells_that_mix_two_codings_of_the_label_are_refused(tmp_path: Path) -> None:
-    data = replace(classic_set(), labels=(1, 0, 0))
-    write_cell_mat(tmp_path / "x", data)
-    cell = scipy.io.loadmat(tmp_path / "x")["data"]
-    cell[2, 1] = np.array([[-1]])
-    scipy.io.savemat(tmp_path / "x", {"data": cell})
-    with pytest.raises(DataError, match=r"column 2 of data holds -1, 0, 1, expected 1 and 0 or 1 and -1"):
-        read_as("cell-mat", tmp_path / "x")
-
+from tests.data.reading_classic import BY_NAME, assert_holds, read_as, with_zeros
 
 # --- F: CSV without header ---
 
@@ -361,8 +147,12 @@ def test_features_left_out_of_a_copy_are_named(tmp_path: Path) -> None:
         ("labels", np.array([1.0, 1, 0, -1, -1, -1]), r"labels holds -1, 0, 1, expected 1 and -1; a 0 is"),
         ("labels", np.ones(5), r"features \(6, 5\), 5 labels and 6 bag_ids disagree"),
         ("bag_ids", np.array([1, 1, 3, 4, 4, 4]), r"bag 3 at instance 2; bags must be numbered from 1"),
-        ("bag_ids", np.array(["a"] * 6), r"X_bag_ids\.npy: holds no array of real numbers"),
-        ("features", np.array([[None]]), r"X_features\.npy: cannot be read as a NumPy array"),
+        ("bag_ids", np.array(["a"] * 6), r"X_bag_ids\.npy has dtype <U1, expected numbers"),
+        (
+            "features",
+            np.array([[None]]),
+            r"X_features\.npy has dtype object, expected numbers; objects and pickles are",
+        ),
     ],
 )
 def test_npy_triple_refuses_damage(tmp_path: Path, part: str, values: np.ndarray, message: str) -> None:
@@ -390,7 +180,7 @@ def test_a_pickle_in_place_of_an_array_is_refused_and_not_run(tmp_path: Path, as
         np.save(folder / "X_features.npy", np.array([[payload]], dtype=object), allow_pickle=True)
     else:
         (folder / "X_features.npy").write_bytes(pickle.dumps(payload))
-    with pytest.raises(DataError, match=r"X_features\.npy: cannot be read as a NumPy array"):
+    with pytest.raises(DataError, match=r"X_features\.npy(: not a \.npy file| has dtype object)"):
         read_as("npy-triple", folder)
     assert not payload.marker.exists()
 
@@ -399,7 +189,9 @@ def test_npy_that_declares_more_than_it_stores_is_refused(tmp_path: Path) -> Non
     folder = write_npy_triple(tmp_path / "x", "X", classic_set())
     path = folder / "X_features.npy"
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(DataError, match=r"X_features\.npy: cannot be read as a NumPy array"):
+    with pytest.raises(
+        DataError, match=r"X_features\.npy declares shape \[6, 5\] of float64, 240 bytes, but the file holds 232"
+    ):
         read_as("npy-triple", folder)
 
 

@@ -59,16 +59,19 @@ def _header_width(path: Path) -> int | None:
 
 
 def _num_lines(path: Path) -> int:
-    """Lines that are not blank.
+    """Lines of a file.
 
     Raises:
-        DataError: The last one has no end: nothing else tells a number that lost its last digits.
+        DataError: The file is too large, or its last line has no end: nothing else tells a number that lost its last
+            digits.
     """
-    num_lines, line = 0, b""
+    if path.stat().st_size > _MAX_BYTES:
+        raise DataError(f"{path}: {path.stat().st_size} bytes of text; at most {_MAX_BYTES} are read")
+    num_lines, last = 0, b""
     with path.open("rb") as stream:
-        for line in stream:
-            num_lines += bool(line.strip())
-    if not line.endswith(b"\n"):
+        while block := stream.read(1 << 20):
+            num_lines, last = num_lines + block.count(b"\n"), block[-1:]
+    if last != b"\n":
         raise DataError(f"{path}: its last line has no end, so the table is cut: make or copy it again")
     return num_lines
 
@@ -85,8 +88,6 @@ def _is_number(text: bytes) -> bool:
 def _read(path: Path, width: int, slide_id: str) -> SourceBag:
     """The values as float32, which DSMIL printed them from."""
     names = [str(position) for position in range(width)]
-    if path.stat().st_size > _MAX_BYTES:
-        raise DataError(f"{path}: more than {_MAX_BYTES} bytes of text; at most that many are read")
     try:
         table = csv.read_csv(
             path,

@@ -6,6 +6,7 @@ belong together is told by their names, since nothing in them says so; whether t
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from asmil.data.schema import FeatureDtype
 from asmil.data.sources.andrews_mat import signed_table
 from asmil.data.sources.base import ReadOptions, Source, UnitKind
 from asmil.data.sources.classic import check_table_size
+from asmil.data.sources.numpy_files import NpyHeader, npy_header, read_npy
 from asmil.errors import DataError
 
 __all__ = ["NpyTriple"]
@@ -50,8 +52,10 @@ class NpyTriple:
     def open(self, path: Path, options: ReadOptions) -> Source:
         """One bag per bag number; ids run from 0, as in the `.svm` copies of the same sets."""
         name = _chosen(path, options.features)
-        features_ND, labels_N, bags_N = (_load(_file(path, name, part)) for part in _PARTS)
-        check_table_size(path, 1, features_ND.size)
+        files = [_file(path, name, part) for part in _PARTS]
+        for file in files:
+            check_table_size(file, 1, math.prod(_header(file).shape))
+        features_ND, labels_N, bags_N = (read_npy(file) for file in files)
         return signed_table(path, features_ND.astype(np.float64), labels_N.ravel(), bags_N.ravel(), options)
 
 
@@ -79,15 +83,11 @@ def _file(path: Path, name: str, part: str) -> Path:
 
 
 def _ranks(path: Path, name: str) -> tuple[int, ...]:
-    return tuple(_load(_file(path, name, part)).ndim for part in _PARTS)
+    return tuple(len(_header(_file(path, name, part)).shape) for part in _PARTS)
 
 
-def _load(file: Path) -> np.ndarray:
-    """A mapped array of real numbers: its declared size is checked against the file and nothing is read yet."""
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy raises many kinds on damaged headers
-        raise DataError(f"{file}: cannot be read as a NumPy array ({error}); get an undamaged copy") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise DataError(f"{file}: holds no array of real numbers; get an undamaged copy")
-    return array
+def _header(file: Path) -> NpyHeader:
+    header = npy_header(file)
+    if header is None:
+        raise DataError(f"{file}: not a .npy file; get an undamaged copy")
+    return header

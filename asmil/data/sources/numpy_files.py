@@ -16,7 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from asmil.data.sources.archives import is_zip, open_archive
+from asmil.data.sources.archives import MAX_ARRAY_BYTES, is_zip, open_archive
 from asmil.errors import DataError
 
 __all__ = ["NpyHeader", "npy_header", "npz_headers", "read_npy", "read_npz"]
@@ -114,6 +114,10 @@ def _checked_header(stream: IO[bytes], num_bytes: int, where: str) -> NpyHeader:
             raise ValueError(f"a header nested too deeply {error}") from None
     if dtype.kind not in _NUMERIC_KINDS or dtype.hasobject:
         raise DataError(f"{where} has dtype {dtype}, expected numbers; objects and pickles are never read")
+    if math.prod(shape) * dtype.itemsize > MAX_ARRAY_BYTES:
+        raise DataError(
+            f"{where} declares shape {list(shape)} of {dtype}; at most {MAX_ARRAY_BYTES} bytes of one array are read"
+        )
     declared, held = math.prod(shape) * dtype.itemsize, num_bytes - stream.tell()
     if min(shape, default=0) < 0 or declared != held:
         raise DataError(
