@@ -86,6 +86,7 @@ class CachedBlocks:
 
     def __init__(self, config: CacheConfig, location: Location, info: DatasetInfo, *, is_mapped: bool = False) -> None:
         self._copies = _CachedShards(config, location, info.dataset_id, info.shards)
+        self._copies.keep()
         self._ranged = RangedBlocks(location)
         self._is_mapped = is_mapped
 
@@ -126,7 +127,8 @@ class _CachedShards(RangeReader):
     process, waits for it. A copy is put in place when its sha256 is right. While this object exists no copy of its
     store is evicted.
 
-    Safe to use from several threads. Pickles without open files and locks, which are taken again where it is used.
+    Safe to use from several threads. Pickles without open files and locks: a process that gets it, maybe on another
+    machine, touches no disk before it reads.
     """
 
     def __init__(self, config: CacheConfig, location: Location, dataset_id: str, shards: Sequence[ShardInfo]) -> None:
@@ -136,7 +138,7 @@ class _CachedShards(RangeReader):
         self._check_limit()
         self._directory = CacheDirectory(config)
         super().__init__(self._directory.path / dataset_id)
-        self._in_use = self._directory.use(dataset_id)
+        self._in_use: Lock | None = None
         self._without_room: set[str] = set()
         self._process: int | None = None
 
@@ -146,6 +148,11 @@ class _CachedShards(RangeReader):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["arguments"])  # type: ignore[misc]
+
+    def keep(self) -> None:
+        """Keep the store's copies from being evicted; reading does so too."""
+        if self._in_use is None:
+            self._in_use = self._directory.use(self.root.name)
 
     def discard(self, name: str, bad: OpenFile) -> None:
         """Remove a copy that proved wrong, unless another reader has replaced it."""
@@ -159,6 +166,7 @@ class _CachedShards(RangeReader):
 
     def _open_file(self, name: str) -> OpenFile:
         """The copy of a shard, fetched if there is none."""
+        self.keep()
         entry = self._directory.entry(self.root.name, self._shards[name])
         file = entry.open()
         if file is not None:
@@ -197,6 +205,7 @@ class _CachedShards(RangeReader):
         """Download a shard; a second time if the first has another sha256."""
         shard = entry.shard
         for _ in range(2):
+            _log.info("%s: fetching %d bytes from %s", entry.path, shard.bytes, self._location.uri)
             with self._one_download():
                 self._download(entry)
             with disk_problems(entry.part, "be read"):

@@ -141,17 +141,12 @@ class CacheDirectory:
 
     Args:
         config: Place and limits.
-
-    Raises:
-        ConfigError: The directory holds other data.
-        EnvironmentProblem: It cannot be made or written.
     """
 
     def __init__(self, config: CacheConfig) -> None:
         self.path = Path(config.directory).expanduser().absolute()
         self.max_bytes = int(config.max_gib * 2**30)
         self.min_free_bytes = int(config.min_free_gib * 2**30)
-        _claim(self.path)
 
     def entry(self, dataset_id: str, shard: ShardInfo) -> CacheEntry:
         """Where the copy of a shard is, or would be."""
@@ -159,11 +154,13 @@ class CacheDirectory:
         return CacheEntry(self.path / dataset_id / name, shard)
 
     def use(self, dataset_id: str) -> Lock:
-        """Keep all copies of a store from being evicted until the lock is released.
+        """Make the directory if need be, and keep all copies of a store from being evicted while the lock is held.
 
         Raises:
-            EnvironmentProblem: The directory cannot be written.
+            ConfigError: The directory holds other data.
+            EnvironmentProblem: It cannot be made or written.
         """
+        _claim(self.path)
         folder = self.path / dataset_id
         with disk_problems(folder, "be made"):
             folder.mkdir(exist_ok=True)

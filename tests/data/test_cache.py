@@ -357,3 +357,14 @@ def test_a_bit_that_flips_in_a_copy_costs_one_more_download(
         read_shard(blocks, location, 0)
     assert location.asked() == sorted(2 * whole(location.info(), 0)), "both readers met the flipped bit"
     assert sum("bytes have changed" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_process_that_only_gets_the_store_touches_no_disk(tmp_path: Path, location: RemoteFolder) -> None:
+    sent = pickle.dumps(open_cache(config_of(tmp_path), location))
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "notes.txt").write_text("of another machine")
+    blocks = pickle.loads(sent)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["notes.txt"]
+    with pytest.raises(ConfigError, match=r"holds other data \(notes\.txt\)"):
+        read_shard(blocks, location, 0)
