@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.storage.fixtures import object_server, pauses, running_object_server
+
+__all__ = ["object_server", "pauses", "running_object_server"]
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
