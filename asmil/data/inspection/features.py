@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,9 @@ class FeatureFigures:
         constant_columns: Columns that never change in the sample.
         bags_with_repeated_rows: Bags in which the same row of bytes occurs more than once.
         repeated_rows: Rows of those bags beyond the first of their kind.
+        bags_with_zero_rows: Bags with a row that is 0 throughout.
+        zero_rows: Their number.
+        is_complete: All bags of the store were read.
         dependence: Affinely dependent bags.
     """
 
@@ -63,8 +66,11 @@ class FeatureFigures:
     largest: float
     zero_share: float
     constant_columns: tuple[int, ...]
-    bags_with_repeated_rows: int
+    bags_with_repeated_rows: tuple[str, ...]
     repeated_rows: int
+    bags_with_zero_rows: tuple[str, ...]
+    zero_rows: int
+    is_complete: bool
     dependence: DependenceFigures
 
 
@@ -100,37 +106,42 @@ def is_affinely_dependent(features_ND: np.ndarray) -> bool:
     return rank < len(values_ND) - 1
 
 
-def scan_features(store: BagStore, slide_ids: Sequence[str]) -> FeatureFigures:
-    """Read slides one by one and sum up their features.
+def scan_features(store: BagStore, slide_ids: Iterable[str]) -> FeatureFigures:
+    """Read slides one by one and sum up their features; no more than one is in memory.
 
     Args:
         store: The store.
-        slide_ids: The slides, at least one.
+        slide_ids: Different slides, at least one.
 
     Raises:
         IntegrityError: A bag is damaged.
     """
     moments = _Moments(store.info.num_features)
-    checked = dependent = repeated_rows = bags_with_repeated_rows = 0
+    repeated: dict[str, int] = {}
+    zeros: dict[str, int] = {}
+    bags = checked = dependent = 0
     for slide_id in slide_ids:
         features_ND = store.read(slide_id).features_ND
+        bags += 1
         moments.add(features_ND)
-        repeated = _repeated_rows(features_ND)
-        repeated_rows += repeated
-        bags_with_repeated_rows += repeated > 0
+        repeated[slide_id] = _repeated_rows(features_ND)
+        zeros[slide_id] = int((features_ND == 0).all(dim=1).sum())
         if len(features_ND) <= store.info.num_features + 1:
             checked += 1
-            dependent += repeated > 0 or is_affinely_dependent(features_ND.double().numpy())
+            dependent += repeated[slide_id] > 0 or is_affinely_dependent(features_ND.double().numpy())
     return FeatureFigures(
-        bags=len(slide_ids),
+        bags=bags,
         instances=moments.instances,
         mean=moments.mean,
         sd=moments.sd,
         largest=float(np.maximum(-moments.low_D, moments.high_D).max()),
         zero_share=moments.zeros / moments.values,
         constant_columns=tuple(np.flatnonzero(moments.low_D == moments.high_D).tolist()),
-        bags_with_repeated_rows=bags_with_repeated_rows,
-        repeated_rows=repeated_rows,
+        bags_with_repeated_rows=tuple(slide_id for slide_id, count in repeated.items() if count),
+        repeated_rows=sum(repeated.values()),
+        bags_with_zero_rows=tuple(slide_id for slide_id, count in zeros.items() if count),
+        zero_rows=sum(zeros.values()),
+        is_complete=bags == len(store.slide_ids),
         dependence=_dependence(store, checked, dependent),
     )
 

@@ -158,7 +158,8 @@ def _column(name: str, values: pd.Series, is_name: bool) -> ColumnFigures:
     distinct = int(present.astype(str).nunique())
     missing = len(values) - len(present)
     is_number = pd.api.types.is_numeric_dtype(present.dtype) and not pd.api.types.is_bool_dtype(present.dtype)
-    if not is_name and 0 < distinct <= min(MAX_CLASSES, max(2, len(present) // 2)):
+    is_whole = not is_number or bool((present.to_numpy(np.float64) % 1 == 0).all())
+    if not is_name and is_whole and 0 < distinct <= min(MAX_CLASSES, max(2, len(present) // 2)):
         counts = present.value_counts().sort_index(key=lambda index: index if is_number else index.astype(str))
         return ColumnFigures(name, "classes", missing, distinct, {_shown(k): int(n) for k, n in counts.items()})
     if not is_name and is_number and len(present):
