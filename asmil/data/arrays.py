@@ -115,9 +115,10 @@ def _check_finite(slide_id: str, source_ND: np.ndarray, stored_ND: np.ndarray, d
     num_overflow = int(bad_ND.sum()) - num_not_finite
     first_row = int(np.argmax(bad_ND.any(axis=1)))
     largest = FEATURE_DTYPES[dtype].largest
+    advice = "extract the slide again" if num_not_finite else "use a wider dtype, or clip them (--dtype, --clip)"
     raise DataError(
         f"slide {slide_id!r}: {num_not_finite} feature values are NaN or infinite and {num_overflow} exceed the "
-        f"{dtype} range of ±{largest:g}, first in row {first_row}; extract the slide again, or use a wider dtype"
+        f"{dtype} range of ±{largest:g}, first in row {first_row}; {advice}"
     )
 
 

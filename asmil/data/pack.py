@@ -1,7 +1,7 @@
 """Convert feature files that other tools wrote into one bag store: `python -m asmil.data.pack SOURCE... --out STORE`.
 
 What each file is gets decided by its content and printed. Slides without tissue are listed and left out, and so are
-files that cannot be read; what their producer must correct is collected and refused at the end. Nothing is mixed
+files that cannot be read; what their producer must correct is collected and refused together. Nothing is mixed
 silently: one store has one source format, one encoder and one resolution. --resume finishes what was interrupted.
 """
 
@@ -23,8 +23,13 @@ from asmil.errors import run_command
 __all__ = ["PackOptions", "main", "pack"]
 
 
+_EXAMPLE = """Example: python -m asmil.data.pack features_uni_v1 --out stores/blca --labels clinical.csv --id-column
+slide_id --group-column case_id. Exit status: 0 done, 2 refused (nothing is published), 3 bytes changed on their way to
+the disk, 4 the machine (disk full, processes that cannot start)."""
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m asmil.data.pack", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m asmil.data.pack", description=__doc__, epilog=_EXAMPLE)
     parser.add_argument(
         "sources", nargs="+", type=Path, metavar="SOURCE", help="file, or folder searched all levels down"
     )
@@ -42,20 +47,38 @@ def _parser() -> argparse.ArgumentParser:
     facts.add_argument("--mpp", type=_number, help="micrometres per pixel of the tiles")
     facts.add_argument("--tile-size", type=_positive, help="edge of a tile in pixels")
     problems = parser.add_argument_group("problems")
-    problems.add_argument("--strict", action="store_true", help="refuse if any slide has to be left out")
-    problems.add_argument("--skip-bad", action="store_true", help="leave out slides that their producer must correct")
-    problems.add_argument("--clip", action="store_true", help="clip values beyond the range of the dtype")
+    problems.add_argument("--strict", action="store_true", help="refuse if any slide or file has to be left out")
+    problems.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out, and list, slides with NaN, overflow, torn rows or bad ids, which else are refused",
+    )
+    problems.add_argument(
+        "--clip", action="store_true", help="replace values beyond the range of the dtype by its ends, and count them"
+    )
     running = parser.add_argument_group("running")
-    running.add_argument("--resume", action="store_true", help="go on with an interrupted conversion")
-    running.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one per CPU)")
     running.add_argument(
-        "--shard-mib", type=_positive, default=512, metavar="MIB", help="size of a shard (%(default)s)"
+        "--resume", action="store_true", help="finish an interrupted conversion; the command must be the same"
     )
     running.add_argument(
-        "--reader-memory", type=_number, default=8.0, metavar="GIB", help="memory of each process (%(default)g)"
+        "--workers", type=_positive, metavar="N", help="processes that read and convert (default: one per CPU)"
     )
     running.add_argument(
-        "--reader-timeout", type=_number, default=600.0, metavar="S", help="seconds for one slide (%(default)g)"
+        "--shard-mib", type=_positive, default=512, metavar="MIB", help="size of a shard in MiB (default: %(default)s)"
+    )
+    running.add_argument(
+        "--reader-memory",
+        type=_number,
+        default=8.0,
+        metavar="GIB",
+        help="memory of each process (default: %(default)g)",
+    )
+    running.add_argument(
+        "--reader-timeout",
+        type=_number,
+        default=600.0,
+        metavar="S",
+        help="seconds that one slide may take (default: %(default)g)",
     )
     return parser
 

@@ -231,7 +231,8 @@ class _Conversion:
     def _refuse(self, problems: Mapping[str, Problem]) -> None:
         bad = {name: problem for name, problem in problems.items() if problem.kind == "content"}
         if bad and not self._options.skip_bad:
-            raise DataError(_refusal(bad, "correct them, or leave them out with --skip-bad"))
+            them = "it" if len(bad) == 1 else "them"
+            raise DataError(_refusal(bad, f"correct {them}, or leave {them} out with --skip-bad"))
         if problems and self._options.strict:
             raise DataError(_refusal(problems, "--strict was given"))
 
