@@ -138,7 +138,7 @@ def test_clam_folder_with_its_coordinate_folder(tmp_path: Path) -> None:
 
 def test_svm_store_is_float32_with_numbers_as_text_ids(tmp_path: Path) -> None:
     data = classic_set()
-    (tmp_path / "fox").write_text("\n".join(svm_lines(data)))
+    (tmp_path / "fox").write_text("\n".join(svm_lines(data)) + "\n")
     store, said = packed([tmp_path / "fox"], tmp_path / "store")
     assert (store.slide_ids, store.info.dtype) == (("0", "1", "2"), "float32")
     assert frame_of(store).to_dict("list") == {"slide": ["0", "1", "2"], "label": [1, 1, 0]}
@@ -303,7 +303,7 @@ def test_command_line_options_reach_the_store(tmp_path: Path, capsys: pytest.Cap
 
 def test_command_prints_one_line_and_ends_with_status_two_on_a_leaking_column(tmp_path: Path) -> None:
     data = classic_set(167)
-    (tmp_path / "x").write_text("\n".join(uci_lines(data)))
+    (tmp_path / "x").write_text("\n".join(uci_lines(data)) + "\n")
     command = [sys.executable, "-m", "asmil.data.pack", f"{tmp_path}/x", "--out", f"{tmp_path}/store"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
