@@ -268,13 +268,13 @@ def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path: Path, 
 def test_other_files_in_a_cache_are_neither_counted_nor_removed(tmp_path: Path, location: RemoteFolder) -> None:
     other = make_store(tmp_path, "other")
     read_shards(config_of(tmp_path), location)
-    folder = copies(tmp_path)[0].parent
+    copy = copies(tmp_path)[0]
     foreign = tmp_path / "elsewhere.arrow"
     foreign.write_bytes(bytes(10_000))
-    (folder / "mine.arrow").write_bytes(bytes(10_000))
+    (copy.parent / "mine.arrow").write_bytes(bytes(10_000))
     (tmp_path / "cache" / "data").mkdir()
-    (tmp_path / "cache" / "data" / copies(tmp_path)[0].name).write_bytes(bytes(10_000))
-    (folder / f"link.{'0' * 64}.arrow").symlink_to(foreign)
+    (tmp_path / "cache" / "data" / copy.name).write_bytes(bytes(10_000))
+    (copy.parent / f"link.{'0' * 64}.arrow").symlink_to(foreign)
     (tmp_path / "cache" / ("f" * 64)).symlink_to(tmp_path / "cache" / "data")
     mine = [path for path in (tmp_path / "cache").rglob("*") if path.is_symlink() or path.stat().st_size == 10_000]
     limit = sum(sizes(other))

@@ -214,6 +214,8 @@ def test_the_hash_is_of_settings_not_of_places_or_budgets(tmp_path: Path) -> Non
         "data.labels.table": "/tmp/labels.csv",
         "data.batch_instances": 7,
         "data.prefetch_mib": 7,
+        "data.cache": {"directory": "/scratch/asmil", "max_gib": 100},
+        "data.read": "map",
         "train.device": "cpu",
         "search.trials": 3,
         "search.max_concurrent": 2,
