@@ -166,7 +166,7 @@ def brier_over_time(
 
     Returns:
         The score at each time, and the area under it divided by the span of the grid; null with reason `too_few_times`
-        for fewer than two.
+        for fewer than two, or `no_events`.
 
     Raises:
         DataError: The curves do not have one finite value per bag and time.
@@ -183,6 +183,8 @@ def brier_over_time(
             "value each"
         )
     time_B, event_B, _ = train.clip(time_B, event_B)
+    if not event_B.any():
+        return CurveScores((), (), Metric(None, "no_events"))
     _, scores_T = brier_score(train.outcomes, Surv.from_arrays(event_B, time_B), survival_BT, times)
     integral = float(np.trapezoid(scores_T, times) / (times[-1] - times[0]))
     return CurveScores(tuple(times.tolist()), tuple(scores_T.tolist()), Metric(integral))

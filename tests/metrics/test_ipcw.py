@@ -200,6 +200,7 @@ def test_curves_without_a_grid_or_of_another_shape(small: dict[str, Any]) -> Non
     assert brier_over_time(train, time, event, np.ones((5, 1)), np.array([3.0])).summary.reason == "too_few_times"
     assert auc_over_time(train, time, event, risk, np.empty(0)).summary.reason == "no_times"
     assert auc_over_time(train, time, 0 * event, risk, np.array([3.0])).summary.reason == "no_events"
+    assert brier_over_time(train, time, 0 * event, np.ones((5, 2)), np.array([3.0, 4.0])).summary.reason == "no_events"
     with pytest.raises(DataError, match=r"shape \(5, 3\); 5 bags at 2 times"):
         brier_over_time(train, time, event, np.ones((5, 3)), np.array([3.0, 5.0]))
 

@@ -81,7 +81,7 @@ def test_several_rows_of_one_slide_are_refused_even_if_they_agree(tmp_path: Path
 
 def test_what_does_not_match_is_refused_with_counts_and_listed_if_allowed(tmp_path: Path) -> None:
     extra = [f"x{number:02d}.svs" for number in range(11)]
-    table, slides = labels(tmp_path, ["a", *extra, "empty"]), ("a", "b", "c")
+    table, slides = labels(tmp_path, ["a", *extra, "empty.svs"]), ("a", "b", "c")
     with pytest.raises(DataError) as caught:
         matched(table, slides, no_tissue=["empty"])
     message = str(caught.value)
