@@ -9,7 +9,7 @@ import pytest
 from tests.faults.support import INPUT, Commands, snapshot
 from tests.run_support import CLASSIFICATION, Tiny, write_file
 
-ALIASES = "".join(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 10))
+ALIASES = "".join(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 7))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,30 +43,34 @@ def source(tmp_path: Path) -> Path:
     return write_large_slides(tmp_path / "features", SLIDES)
 
 
-def counted(source: Path, out: Path, **faults: object) -> int:
-    """Run the command in a process of its own that counts its file events; its status."""
-    words = [sys.executable, "-m", "asmil.data.pack", source, "--out", out, *OPTIONS]
-    faults |= {"store": str(out), "count": str(out.parent / "events")}
-    process = subprocess.Popen(
+def started(source: Path, out: Path, *options: object, **faults: object) -> subprocess.Popen[bytes]:
+    """The command in a process of its own, with faults."""
+    words = [sys.executable, "-m", "asmil.data.pack", source, "--out", out, *options]
+    return subprocess.Popen(
         list(map(str, words)),
         env={**os.environ, **fault_environment(**faults)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def counted(source: Path, out: Path, **faults: object) -> int:
+    """Run the command, counting its file events below the store; its status."""
+    process = started(source, out, *OPTIONS, store=str(out), count=str(out.parent / "events"), **faults)
     status = process.wait(60)
     wait_until_gone(process.pid)
     return status
 
 
-def test_row_21_a_killed_conversion_shows_no_half_store_and_resume_makes_the_same_bytes(
+def test_row_21_a_killed_conversion_is_no_store_and_resume_makes_the_same_bytes(
     source: Path, tmp_path: Path, commands: Commands
 ) -> None:
     whole = tmp_path / "whole" / "store"
     whole.parent.mkdir()
     assert counted(source, whole) == 0
     num_events, reference = (whole.parent / "events").stat().st_size, contents(whole)
-    points = [1, *(num_events * part // 6 for part in (1, 2, 3, 4))]
-    for point in points:
+    assert list(reference) == ["dataset.json", "index.arrow", "shards/part-00000.arrow", "shards/part-00001.arrow"]
+    for point in [num_events * part // 6 for part in (1, 2, 3, 4)]:
         out = tmp_path / str(point) / "store"
         out.parent.mkdir()
         assert counted(source, out, kill_at=point) == -signal.SIGKILL, point
@@ -74,6 +79,25 @@ def test_row_21_a_killed_conversion_shows_no_half_store_and_resume_makes_the_sam
             assert contents(out)[f"shards/{path.name}"] == reference[f"shards/{path.name}"]
         commands.pack(source, "--out", out, *OPTIONS, "--resume").succeeded(f"wrote {out}: 2 bags")
         assert contents(out) == reference, point
+
+
+def test_row_21_a_shard_that_is_half_written_has_no_name_yet(source: Path, tmp_path: Path, commands: Commands) -> None:
+    """The command is killed while one of two slides of a shard lies in the file."""
+    out, options = tmp_path / "store", ["--workers", 1]
+    process = started(source, out, *options, read={"S1": "hang"})
+    deadline = time.monotonic() + 60
+    while max((path.stat().st_size for path in out.glob("shards/*")), default=0) < 1 << 20:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    process.kill()
+    process.wait(60)
+    wait_until_gone(process.pid)
+    assert [path.name for path in out.glob("shards/*")] == [".part-00000.arrow.tmp"]
+    commands.verify(out).refused(INPUT, f"{out}: not a store", "python -m asmil.data.pack")
+    commands.pack(source, "--out", out, *options).refused(INPUT, "found an unfinished conversion", "give --resume")
+    commands.pack(source, "--out", out, *options, "--resume").succeeded(f"wrote {out}: 2 bags")
+    assert list(contents(out)) == ["dataset.json", "index.arrow", "shards/part-00000.arrow"]
 
 
 @contextmanager
