@@ -241,3 +241,13 @@ def test_dtypes_that_are_no_numbers_are_refused(tmp_path: Path, descr: str) -> N
     (tmp_path / "s.npy").write_bytes(content + bytes(1024))
     with pytest.raises(DataError, match=r"s\.npy"):
         npy_header(tmp_path / "s.npy")
+
+
+@pytest.mark.parametrize(
+    "text", [b"{'descr': '<f4', 'fortran_order': False, 'shape': (4,+, }", b"{'descr': (((", b"[" * 99]
+)
+def test_headers_that_are_no_python_text_are_refused(tmp_path: Path, text: bytes) -> None:
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text + b"\n"
+    (tmp_path / "s.npy").write_bytes(content + bytes(96))
+    with pytest.raises(DataError, match=r"s\.npy cannot be read as a NumPy array"):
+        npy_header(tmp_path / "s.npy")

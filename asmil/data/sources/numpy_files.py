@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tokenize
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,16 @@ __all__ = ["NpyHeader", "npy_header", "npz_headers", "read_npy", "read_npz"]
 _MAGIC = b"\x93NUMPY"
 _SUFFIX = ".npy"
 _NUMERIC_KINDS = "fiub"
+_ERRORS = (  # a header is Python text to numpy, and can fail in as many ways
+    ValueError,
+    TypeError,
+    SyntaxError,
+    tokenize.TokenError,
+    OverflowError,
+    RecursionError,
+    EOFError,
+    OSError,
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,7 @@ def _numpy_errors(where: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # headers written by Python 2
             yield
-    except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, EOFError, OSError) as error:
+    except _ERRORS as error:
         raise DataError(
             f"{where} cannot be read as a NumPy array ({str(error)[:200]}); it is cut or damaged: make or copy it again"
         ) from None
