@@ -70,6 +70,7 @@ class BagStore:
     Use `BagStore.open`.
 
     Attributes:
+        location: The folder or prefix it lies in.
         info: Content of `dataset.json`.
         index: Where the slides lie; of a restricted store, only of its slides.
     """
@@ -79,7 +80,7 @@ class BagStore:
     ) -> None:
         self.info = info
         self.index = index
-        self._location = location
+        self.location = location
         self._blocks = blocks
         self._is_restricted = is_restricted
 
@@ -113,12 +114,12 @@ class BagStore:
     @property
     def uri(self) -> str:
         """The store, as named in messages."""
-        return self._location.uri
+        return self.location.uri
 
     @property
     def local_root(self) -> Path | None:
         """Its directory; None if it is on another machine."""
-        return self._location.local_root
+        return self.location.local_root
 
     @property
     def slide_ids(self) -> tuple[str, ...]:
@@ -183,7 +184,7 @@ class BagStore:
         """
         if self.info.labels_sha256 is None or self._is_restricted:
             return None
-        content = _read_checked(self._location, LABELS_FILE, self.info.labels_sha256)
+        content = _read_checked(self.location, LABELS_FILE, self.info.labels_sha256)
         try:
             frame = pa.ipc.open_file(pa.py_buffer(content)).read_all().to_pandas()
         except Exception as error:  # a damaged Arrow file raises more than ArrowInvalid
@@ -199,7 +200,7 @@ class BagStore:
         """
         if self.info.splits_sha256 is None or self._is_restricted:
             return None
-        return _read_checked(self._location, SPLITS_FILE, self.info.splits_sha256)
+        return _read_checked(self.location, SPLITS_FILE, self.info.splits_sha256)
 
     def restrict(self, slide_ids: Sequence[str]) -> BagStore:
         """A store that knows these slides only, and no labels.
@@ -210,7 +211,11 @@ class BagStore:
         for slide_id in slide_ids:
             self._row(slide_id)
         index = self.index.select(slide_ids)
-        return BagStore(self._location, self.info, index, self._blocks, is_restricted=True)
+        return BagStore(self.location, self.info, index, self._blocks, is_restricted=True)
+
+    def with_blocks(self, blocks: BlockReader) -> BagStore:
+        """The same store, its shards read by other means."""
+        return BagStore(self.location, self.info, self.index, blocks, is_restricted=self._is_restricted)
 
     def _row(self, slide_id: str) -> IndexRow:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,9 @@ def flip_bit(path: Path, position: int, bit: int = 0) -> None:
 def shard_paths(directory: Path) -> list[Path]:
     """The shard files of a store, in order."""
     return [directory / shard.name for shard in BagStore.open(str(directory)).info.shards]
+
+
+def feature_sum(pickled_store: bytes, slide_id: str) -> float:
+    """Read a slide of a store that was opened in another process."""
+    store: BagStore = pickle.loads(pickled_store)
+    return float(store.read(slide_id).features_ND.double().sum())

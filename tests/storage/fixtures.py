@@ -43,6 +43,6 @@ def object_server(
     }.items():
         monkeypatch.setenv(name, value)
     (running_object_server.folder / "bucket").mkdir()
-    running_object_server.forget()
+    running_object_server.behave()
     yield running_object_server
     shutil.rmtree(running_object_server.folder / "bucket")

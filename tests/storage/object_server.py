@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 Fault = int | str
-"""A status to answer with, or `reset` (no answer), `short` (half of the body), `stall` (no body until the end)."""
+"""A status to answer with, or `reset` (no answer), `short` (half of the body), `stall` (half of it, then nothing), or
+`garble` (one bit of the last byte is wrong)."""
 
 _CODES = {403: "AccessDenied", 404: "NoSuchKey", 500: "InternalError", 503: "SlowDown"}
 
@@ -52,9 +53,13 @@ class ObjectServer:
         """Answer the next requests whose `METHOD path` matches with these faults, one each."""
         self._faults[pattern] = iter(faults)
 
-    def forget(self) -> None:
+    def behave(self) -> None:
         """No more faults; requests are counted anew."""
         self._faults.clear()
+        self.requests.clear()
+
+    def forget_requests(self) -> None:
+        """Count anew."""
         self.requests.clear()
 
     def address(self, scheme: str, path: str) -> str:
@@ -151,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if fault == "garble":
+            body = body[:-1] + bytes([body[-1] ^ 1])
         if fault in ("short", "stall"):
             body = body[: len(body) // 2]
             self.close_connection = True
