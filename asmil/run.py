@@ -11,15 +11,15 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from asmil.config import differences
+from asmil.crossval import Part
 from asmil.data.sealed import read_ledger
 from asmil.data.splits import InnerSplit
-from asmil.engine.events import EventLog, read_events, to_plain
+from asmil.engine.events import EventLog
 from asmil.engine.jobs import Job, list_jobs
 from asmil.engine.predict import predict, resolve_device
 from asmil.engine.protocols import Predictions
@@ -39,14 +39,12 @@ from asmil.experiment import (
     versions,
 )
 from asmil.logs import show_log
-from asmil.metrics.values import Metric
 from asmil.report.tables import format_metric
+from asmil.run_folds import EVENTS_FILE, check_same_training, chosen_folds, run_folds, told
 from asmil.storage import disk_problems, ensure_directory, publish_json
 from tasks.spec import ExperimentSpec, load_experiment
 
 __all__ = ["main"]
-
-EVENTS_FILE = "events.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,25 +64,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     resolve_device(spec.train)
     out = _run_directory(options)
-    started = time.monotonic()
     try:
-        experiment = open_experiment(spec, out)
-        run = _Run(experiment, _job(experiment, options), out, resume=options.resume, limit=options.limit)
+        carry_out = _prepared(open_experiment(spec, out), out, options)
     except AsmilError:
         with contextlib.suppress(OSError):
             out.rmdir()  # nothing was written into it
         raise
     save_experiment(out, spec)
-    run.announce(options.experiment)
     try:
-        result = run.validation()
-        if options.test:
-            result |= run.test()
+        carry_out()
     except KeyboardInterrupt:
         print(f"the same command with --out {out} --resume goes on from here", file=sys.stderr)
         raise
-    run.finish(result, seconds=time.monotonic() - started)
     return 0
+
+
+def _prepared(experiment: Experiment, out: Path, options: argparse.Namespace) -> Callable[[], None]:
+    """What is to be done, with everything checked that can be checked before."""
+    if options.folds is None:
+        run = _Run(experiment, _job(experiment, options), out, resume=options.resume, limit=options.limit)
+        return partial(run.carry_out, options.experiment, test=options.test)
+    folds = chosen_folds(options.folds, experiment.plan.folds)
+    part: Part = "test" if options.test else "validation"
+    return partial(run_folds, experiment, folds, out, options.experiment, part=part)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,7 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
     parser.add_argument("--variant", help="apply a named entry of the file's variants: section")
     parser.add_argument("--demo", action="store_true", help="apply the file's demo: section (simulated data)")
-    parser.add_argument("--fold", type=int, default=0, help="outer fold (default 0)")
+    folds = parser.add_mutually_exclusive_group()
+    folds.add_argument("--fold", type=int, default=0, help="outer fold (default 0)")
+    folds.add_argument("--folds", metavar="all|K,...", help="several outer folds, and the figures over them")
+    parser.add_argument("--seeds", type=int, help="trainings per fold: shorthand for --set protocol.seeds=N")
+    parser.add_argument("--repeats", type=int, help="shorthand for --set protocol.repeats=N")
     parser.add_argument("--epochs", type=int, help="shorthand for --set train.epochs=N")
     parser.add_argument("--limit", type=int, help="train and validate on at most N bags each, to debug")
     parser.add_argument("--device", help="shorthand for --set train.device=NAME")
@@ -104,10 +110,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _assignments(options: argparse.Namespace) -> list[str]:
-    extra = [] if options.epochs is None else [f"train.epochs={options.epochs}"]
-    if options.device is not None:
-        extra.append(f"train.device={options.device}")
-    return [*options.set, *extra]
+    short = {
+        "train.epochs": options.epochs,
+        "train.device": options.device,
+        "protocol.seeds": options.seeds,
+        "protocol.repeats": options.repeats,
+    }
+    return [*options.set, *(f"{path}={value}" for path, value in short.items() if value is not None)]
 
 
 def _check_limit(options: argparse.Namespace) -> None:
@@ -115,6 +124,8 @@ def _check_limit(options: argparse.Namespace) -> None:
         return
     if options.limit < 1:
         raise ConfigError(f"--limit: got {options.limit}; it should be the number of bags of each part, 1 or more")
+    if options.folds is not None:
+        raise ConfigError("--limit and --folds: a figure on part of the bags is no result; leave one of them out")
     if options.test:
         raise ConfigError("--limit and --test: a figure on part of the bags is no test figure; leave one of them out")
 
@@ -163,7 +174,7 @@ class _Run:
         self.resume, self.limit = resume, limit
         self.development = experiment.plan.development(job.repeat, job.fold)
         if resume:
-            _check_same_training(out / EVENTS_FILE, self.identity())
+            check_same_training(out / EVENTS_FILE, self.identity())
         self.log = EventLog(out / EVENTS_FILE)
 
     @property
@@ -180,6 +191,15 @@ class _Run:
             "job": vars(self.job),
             "limit": self.limit,
         }
+
+    def carry_out(self, source: str, *, test: bool) -> None:
+        """Train, measure and write the result."""
+        started = time.monotonic()
+        self.announce(source)
+        result = self.validation()
+        if test:
+            result |= self.test()
+        self.finish(result, seconds=time.monotonic() - started)
 
     def announce(self, source: str) -> None:
         cohort = self.experiment.cohort
@@ -260,10 +280,10 @@ class _Run:
         prepared = trained.prepared
         intervals, details = prepared.intervals(predictions), prepared.details(predictions)
         metrics = {**prepared.evaluate(predictions), **intervals}
-        print(f"{part} (epoch {trained.fitted.epoch}): {_told(metrics)}")
+        print(f"{part} (epoch {trained.fitted.epoch}): {told(metrics)}")
         baseline = against_baseline([[Evaluation(self.job.seed, prepared, predictions)]], pooled=False)
         if baseline is not None:
-            print(f"  {baseline.name}, same bags: {_told(baseline.metrics)}; difference {_told(baseline.difference)}")
+            print(f"  {baseline.name}, same bags: {told(baseline.metrics)}; difference {told(baseline.difference)}")
         for name, metric in details.items():
             print(f"  {prepared.meanings.get(name, name)}: {format_metric(metric)}")
         return {
@@ -305,21 +325,6 @@ class _Run:
     def _on_epoch(self, training: str, record: EpochRecord) -> None:
         self.log.write("epoch", training=training, **vars(record))
         print(progress_line(record, self.spec.train.epochs, self.experiment.task.monitor.metric), flush=True)
-
-
-def _check_same_training(events: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse to go on under other settings: the record would tell of a training that never was."""
-    begun = [event["identity"] for event in read_events(events) if event["event"] == "start"]
-    changed = differences(begun[-1], to_plain(identity)) if begun else []
-    if changed:
-        raise ConfigError(
-            f"--resume: {events.parent} was begun with other settings ({'; '.join(changed[:8])}); "
-            "restore them, or give --out another directory"
-        )
-
-
-def _told(metrics: Mapping[str, Metric]) -> str:
-    return ", ".join(f"{name} {format_metric(metric)}" for name, metric in metrics.items())
 
 
 def progress_line(record: EpochRecord, epochs: int, monitored: str) -> str:

@@ -148,6 +148,7 @@ class ReferenceFigure(StrictModel):
 
 NOT_HASHED = (
     "references",
+    "protocol.seeds",
     "data.store",
     "data.cache",
     "data.read",

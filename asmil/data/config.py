@@ -122,6 +122,7 @@ class ProtocolConfig(StrictModel):
             `given` the splits that were imported into the store.
         folds: Outer folds of `kfold`.
         repeats: Repetitions of the whole scheme with other split seeds.
+        seeds: Trainings of each outer fold under `asmil.run --folds`; a search refits with `search.refit_seeds`.
         test_fraction: Test share of `holdout`.
         split_seed: Seed of the first repeat; repeat r uses split_seed + r.
         independent_bags: Bags have no groups and may be split one by one.
@@ -133,6 +134,7 @@ class ProtocolConfig(StrictModel):
     scheme: Literal["kfold", "holdout", "official", "given"] = "kfold"
     folds: int = Field(default=5, ge=2)
     repeats: int = Field(default=1, ge=1)
+    seeds: int = Field(default=1, ge=1)
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     split_seed: int = Field(default=0, ge=0)
     independent_bags: bool = False
