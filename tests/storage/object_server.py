@@ -39,7 +39,7 @@ class ObjectServer:
         self.requests: list[Request] = []
         self.knows_ranges = True
         self.closing = threading.Event()
-        self._faults: dict[str, Iterator[Fault]] = {}
+        self._faults: dict[str, Iterator[Fault | None]] = {}
         self._lock = threading.Lock()
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -49,8 +49,8 @@ class ObjectServer:
         """Where it listens."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def fail(self, pattern: str, faults: Iterable[Fault]) -> None:
-        """Answer the next requests whose `METHOD path` matches with these faults, one each."""
+    def fail(self, pattern: str, faults: Iterable[Fault | None]) -> None:
+        """Answer the next requests whose `METHOD path` matches with these faults, one each; None is none."""
         self._faults[pattern] = iter(faults)
 
     def behave(self) -> None:
