@@ -94,7 +94,10 @@ def write_clam_patches(path: Path, coords_N2: np.ndarray, *, patch_size: int = 2
         coords.attrs["patch_size"] = patch_size
         coords.attrs["patch_level"] = patch_level
         coords.attrs["downsample"] = (4.0, 4.0)
+        coords.attrs["downsampled_level_dim"] = (12_500, 10_000)
+        coords.attrs["level_dim"] = (12_500, 10_000)
         coords.attrs["name"] = path.stem
+        coords.attrs["save_path"] = "/data/out/patches"
 
 
 def write_trident(
@@ -114,6 +117,10 @@ def write_trident(
             "level0_magnification": 40,
             "target_magnification": 20,
             "overlap": 0,
+            "name": path.stem,
+            "savetodir": "/data/out",
+            "level0_width": 60_000,
+            "level0_height": 60_000,
         }
         | dict(on_coords or {}),
     }
