@@ -51,10 +51,20 @@ def test_affine_dependence_of_small_sets(values: list[list[int]], dependent: boo
     assert is_affinely_dependent(np.array(values, dtype=float)) is dependent
 
 
-def test_nearly_dependent_float16_rows_are_independent() -> None:
-    step = float(np.spacing(np.float16(1)))
-    values_ND = np.array([[0, 0, 0], [1, 0, 0], [2, 0, step]])
+@pytest.mark.parametrize(("height", "dependent"), [(1.0, False), (2.0**-24, False), (1e-12, False), (0.0, True)])
+def test_nearly_dependent_rows_are_independent(height: float, dependent: bool) -> None:
+    assert is_affinely_dependent(np.array([[0, 0, 0], [1, 0, 0], [2, 0, height]])) is dependent
+
+
+@pytest.mark.parametrize("num_instances", [60, 64, 65])
+def test_correlated_features_of_many_rows(num_instances: int) -> None:
+    """A spectrum over six orders of magnitude, with and without a row that is a mean of two others."""
+    rng = np.random.default_rng(num_instances)
+    values_ND = (rng.standard_normal((num_instances, 64)) * np.logspace(0, -6, 64)).astype(np.float32)
     assert not is_affinely_dependent(values_ND)
+    values_ND = values_ND.astype(np.float16).astype(np.float64)
+    values_ND[5] = (values_ND[7] + values_ND[11]) / 2
+    assert is_affinely_dependent(values_ND)
 
 
 @pytest.fixture
