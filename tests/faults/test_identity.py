@@ -55,6 +55,23 @@ def test_row_11_a_patient_in_training_and_test_part_is_listed(tmp_path: Path, co
     assert not (tmp_path / "out").exists()
 
 
+def test_row_11_imported_splits_that_tear_a_patient_are_refused(tmp_path: Path, commands: Commands) -> None:
+    slides, labels, splits = tmp_path / "slides", tmp_path / "labels.csv", tmp_path / "splits_0.csv"
+    slides.mkdir()
+    patients = dict(zip("abcdef", ["p1", "p2", "p3", "p4", "p1", "p5"], strict=True))
+    for name in patients:
+        write_clam(slides / f"{name}.h5", *tiles(3))
+    lines = [f"{name},{patient},0" for name, patient in patients.items()]
+    labels.write_text("\n".join(["slide_id,case_id,label", *lines]))
+    splits.write_text(",train,val,test\n0,a,c,e\n1,b,d,f\n")
+    before = snapshot(tmp_path)
+    words = ["--labels", labels, "--id-column", "slide_id", "--group-column", "case_id", "--splits", splits]
+    commands.pack(slides, "--out", tmp_path / "store", "--workers", 1, *words).refused(
+        INPUT, "splits_0.csv: 1 patients have slides in two parts: p1 (train, test)", "correct the split files"
+    )
+    assert snapshot(tmp_path) == before
+
+
 def test_row_12_labels_without_bag_and_bags_without_label_are_counted_and_listed_unless_allowed(
     tmp_path: Path, commands: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:
