@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,14 @@ def wait_until_gone(parent: int, deadline_s: float = 10.0) -> None:
     end = time.monotonic() + deadline_s
     while workers_of(parent):
         assert time.monotonic() < end, f"workers {workers_of(parent)} outlive their parent {parent}"
-        os.sched_yield()
+        time.sleep(0.02)
+
+
+def wait_for(condition: Callable[[], bool], command: subprocess.Popen[Any]) -> None:
+    """Wait until a condition holds while a command runs, which must not end before."""
+    while not condition():
+        assert command.poll() is None, "the command has ended"
+        time.sleep(0.02)
 
 
 def float16_bytes(rows: int, width: int) -> int:

@@ -15,7 +15,16 @@ import pytest
 from asmil.data.store import BagStore
 from asmil.errors import DataError
 from tests.data.foreign import tiles, write_trident
-from tests.data.packing.support import contents, options, run, spoil, write_large_slides, write_slides
+from tests.data.packing.support import (
+    contents,
+    limits,
+    options,
+    run,
+    set_faults,
+    spoil,
+    write_large_slides,
+    write_slides,
+)
 
 NAMES = ["S0", "S1", "S2"]
 
@@ -160,6 +169,43 @@ def test_resume_after_a_correction_converts_only_what_changed(tmp_path: Path) ->
     assert "3 of 4 shards were finished before and are kept" in said
     assert {name: (out / "shards" / name).stat().st_ino for name in kept} == kept
     assert contents(out) == contents(tmp_path / "reference")
+
+
+def test_a_file_that_was_left_out_and_then_replaced_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = write_large_slides(tmp_path / "features", ["S0", "S1", "S2"]), tmp_path / "store"
+    run([source], tmp_path / "reference")
+    spoil(source / "S2.h5", np.nan)
+    set_faults(monkeypatch, read={"S1": "exit"})
+    with pytest.raises(DataError, match=r"S2: 1 feature values"):
+        run([source], out)
+    monkeypatch.undo()
+    assert json.loads((out / ".pack/part-00001.json").read_text())["result"]["info"] is None
+    for position in (1, 2):
+        write_trident(source / f"S{position}.h5", *tiles(350 + position, 1_600))
+    said = run([source], out, options(resume=True))
+    assert f"corrected since: {source}/S1.h5, {source}/S2.h5" in said
+    assert "1 of 3 shards were finished before and are kept" in said
+    assert contents(out) == contents(tmp_path / "reference")
+
+
+@pytest.mark.parametrize("has_more_memory", [False, True])
+def test_a_slide_that_was_left_out_is_tried_again_under_other_limits_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_more_memory: bool
+) -> None:
+    source, out = write_large_slides(tmp_path / "features", ["S0", "S1", "S2"]), tmp_path / "store"
+    spoil(source / "S2.h5", np.nan)
+    set_faults(monkeypatch, read={"S1": "exit"})
+    with pytest.raises(DataError, match=r"S2: 1 feature values"):
+        run([source], out, options(limits=limits()))
+    monkeypatch.undo()
+    write_trident(source / "S2.h5", *tiles(352, 1_600))
+    given = limits(memory_bytes=9 << 30) if has_more_memory else limits()
+    run([source], out, options(resume=True, limits=given))
+    store = BagStore.open(str(out))
+    assert store.slide_ids == (("S0", "S1", "S2") if has_more_memory else ("S0", "S2"))
+    assert list(store.info.provenance["left_out"]) == ([] if has_more_memory else ["S1"])
 
 
 def test_a_problem_of_an_earlier_run_may_still_be_corrected_after_a_second_try(tmp_path: Path) -> None:

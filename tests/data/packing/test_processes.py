@@ -21,6 +21,7 @@ from tests.data.packing.support import (
     options,
     run,
     set_faults,
+    wait_for,
     wait_until_gone,
     workers_of,
     write_slides,
@@ -138,12 +139,13 @@ def test_a_worker_that_dies_once_while_it_looks_is_replaced(
 
 def test_workers_die_with_the_command(source: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "asmil.data.pack", str(source), "--out", str(tmp_path / "store"), "--workers", "2"]
-    faults = fault_environment(read=dict.fromkeys(NAMES, "hang"), open={"S3.h5": "hang"})
+    (tmp_path / "once").mkdir()
+    faults = fault_environment(open={"S0.h5": "hang", "S1.h5": "hang"}, once=str(tmp_path / "once"))
     with subprocess.Popen(
         words, env={**os.environ, **faults}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as command:
-        while len(workers_of(command.pid)) < 2:
-            assert command.poll() is None
+        wait_for(lambda: len(list((tmp_path / "once").iterdir())) == 2, command)  # both hang, blind to their input
+        assert len(workers_of(command.pid)) == 2
         command.send_signal(signal.SIGKILL)
         assert command.wait(10) == -signal.SIGKILL
         wait_until_gone(command.pid)
@@ -155,8 +157,7 @@ def test_ctrl_c_ends_the_workers_and_leaves_nothing(source: Path, tmp_path: Path
     with subprocess.Popen(
         words, env={**os.environ, **faults}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as command:
-        while not (tmp_path / "store/.pack/problems.json").exists():
-            assert command.poll() is None
+        wait_for((tmp_path / "store/.pack/problems.json").exists, command)
         command.send_signal(signal.SIGINT)
         _, errors = command.communicate(timeout=20)
         assert (command.returncode, errors) == (130, "interrupted\n")

@@ -31,9 +31,8 @@ def _happen(action: str, faults: dict[str, Any]) -> None:
     elif action == "hang":
         signal.pause()
     elif action == "eat":
-        held = []
-        while True:
-            held.append(bytearray(64 << 20))
+        held = [bytearray(64 << 20) for _ in range(64)]
+        raise AssertionError(f"{len(held)} times 64 MiB were given")
     elif action == "fill":
         with contextlib.suppress(OSError), open(faults["fill"], "ab", buffering=0) as file:
             while True:
