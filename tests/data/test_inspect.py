@@ -120,8 +120,9 @@ def test_json_has_every_figure(store: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_sample_reads_so_many_bags_and_all_reads_all(
-    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = write(tmp_path / "s", stores.draw_bags([2] * 40, num_features=4))
     read: list[str] = []
     original = BagStore.read
 
@@ -130,11 +131,11 @@ def test_a_sample_reads_so_many_bags_and_all_reads_all(
         return original(self, slide_id)
 
     monkeypatch.setattr(BagStore, "read", counting)
-    tree = figures_of(store, capsys, "--sample", "2")
-    assert (len(set(read)), len(read), tree["features"]["is_complete"]) == (2, 2, False)
-    read.clear()
-    assert figures_of(store, capsys, "--all")["features"]["is_complete"]
-    assert sorted(read) == [f"S{number}" for number in range(6)]
+    for words, number in (((), 32), (("--sample", "2"), 2), (("--sample", "99"), 40), (("--all",), 40)):
+        read.clear()
+        features = figures_of(folder, capsys, *words)["features"]
+        assert (len(read), len(set(read)), features["bags"]) == (number, number, number)
+        assert features["is_complete"] == (number == 40)
 
 
 def test_same_features_between_patients_and_in_two_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,9 +141,8 @@ class Findings:
             yield Finding("no_coordinate_unit", "the unit of the coordinates is not known")
         lacking = [name for name, value in (("encoder", info.encoder), ("resolution", _resolution(info))) if not value]
         if lacking and info.coord_dtype is not None:  # classic sets have neither tiles nor an encoder
-            message = f"{' and '.join(lacking)} of the features not known; --encoder, --mpp and --magnification of the"
-            message += " conversion state them, and joining stores needs them"
-            yield Finding("unknown_facts", message)
+            advice = "state them in the conversion (--encoder, --mpp), so that only like is joined with like"
+            yield Finding("unknown_facts", f"{' and '.join(lacking)} of the features not known; {advice}")
         left_out = info.provenance.get("left_out")
         if isinstance(left_out, Mapping) and left_out:
             named = tuple(str(name) for name in left_out)
