@@ -1,0 +1,407 @@
+"""Plain readings of the foreign formats with h5py, NumPy, torch and SciPy alone, to compare the readers' with.
+
+Nothing of `asmil` is used. Each reading yields the slide id (None where the file name alone gives it), a function that
+reads its arrays, and the label or a function for it (None where the format has none). What a format leaves out, these
+leave out too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.io
+import scipy.sparse
+import torch
+import xxhash
+
+from tests.fuzz.child import serve
+
+__all__ = ["PLAIN"]
+
+Arrays = Mapping[str, np.ndarray]
+Slide = tuple[str | None, Callable[[], Arrays], Any]
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+# --- HDF5 ---
+
+
+def _two(values: np.ndarray) -> np.ndarray:
+    return values.reshape(values.shape[-2:])
+
+
+def _tiles(group: Any, key: str, *, with_coords: bool = True) -> Arrays:
+    arrays = {"features": _two(group[key][()])}
+    return arrays | ({"coords": _two(group["coords"][()])[:, :2]} if with_coords and "coords" in group else {})
+
+
+def _features(path: Path) -> Iterator[Slide]:
+    with h5py.File(path) as file:
+        if file["features"].shape != (0,):
+            yield None, lambda: _tiles(file, "features"), None
+
+
+def _acmil(path: Path) -> Iterator[Slide]:
+    with h5py.File(path) as file:
+        for name in file:
+            group = file[name]
+            yield name, lambda group=group: _tiles(group, "feat"), lambda group=group: _attribute(group, "label")
+
+
+def _attribute(group: Any, name: str) -> int | None:
+    return int(group.attrs[name]) if name in group.attrs else None
+
+
+def _in_um(arrays: Arrays) -> Arrays:
+    return {**arrays, "coords": arrays["coords"] / 224 * 256}
+
+
+def _stamp(path: Path) -> Iterator[Slide]:
+    with h5py.File(path) as file:
+        arrays = _tiles(file, "feats" if "feats" in file else "patch_embeddings")
+        keys = ["tile_size_um"] + ["tile_size"] * (file.attrs.get("unit") in ("um", b"um"))
+        stated = [file.attrs[key] for key in keys if key in file.attrs and file.attrs[key] not in (0, "None", b"None")]
+        yield None, lambda: arrays if stated or "coords" not in arrays else _in_um(arrays), None
+
+
+def _marugoto(path: Path) -> Iterator[Slide]:
+    with h5py.File(path) as file:
+        kept = file["augmented"][()] == 0
+        arrays = {name: values[kept] for name, values in _tiles(file, "feats").items()}
+    steps = [np.diff(np.unique(axis)).min() for axis in arrays.get("coords", kept).T if len(np.unique(axis)) > 1]
+    is_early = "coords" in arrays and (abs(min(steps) - 224) <= 0.5 if steps else _on_grid(arrays["coords"][0]))
+    yield None, lambda: _in_um(arrays) if is_early else arrays, None
+
+
+def _on_grid(place: np.ndarray) -> bool:
+    return bool((abs((place + 112.0) % 224 - 112) <= 0.5).all())
+
+
+def _pathforge(path: Path) -> Iterator[Slide]:
+    with h5py.File(path) as file:
+        for tiling in file["bags"].values():
+            for key in tiling.get("features", ()):
+                arrays = {"features": tiling["features"][key][()], "coords": tiling["coords"][:, :2]}
+                yield None, lambda arrays=arrays: arrays, None
+
+
+# --- torch and NumPy ---
+
+
+def _torch(path: Path) -> Any:
+    from numpy._core import multiarray
+
+    build = multiarray._reconstruct
+    names = [(build, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    kinds = [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD")]
+    with torch.serialization.safe_globals([*names, *kinds]):
+        try:
+            return torch.load(path, weights_only=True, map_location="cpu")
+        except RuntimeError as error:
+            if "invalid header" not in str(error):
+                raise
+            # The copy of a member's name and sizes in front of it is damaged; the directory and the content may be
+            # whole, which the readers see by its checksum. Mapped files are not checked so.
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+
+
+def _numbers(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        return (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
+    return np.asarray(value)
+
+
+def _tensor(path: Path) -> Iterator[Slide]:
+    yield None, lambda: {"features": _two(_numbers(_torch(path)))}, None
+
+
+def _dict(path: Path) -> Iterator[Slide]:
+    value = _torch(path)
+    key = next(key for key in ("feats", "features") if isinstance(value.get(key), torch.Tensor | np.ndarray))
+    yield None, lambda: {"features": _two(_numbers(value[key]))}, None
+
+
+def _slideflow(path: Path) -> Iterator[Slide]:
+    arrays = {"features": _two(_numbers(_torch(path)))}
+    index = path.with_suffix(".index.npz")
+    if index.is_file():
+        found = np.load(index)
+        coords = found if isinstance(found, np.ndarray) else found["arr_0"] if found.files == ["arr_0"] else None
+        arrays |= {} if coords is None else {"coords": coords}
+    yield None, lambda: arrays, None
+
+
+def _npy(path: Path) -> Iterator[Slide]:
+    yield None, lambda: {"features": _two(np.load(path))}, None
+
+
+def _histossl(path: Path) -> Iterator[Slide]:
+    values = np.load(path)
+    yield None, lambda: {"features": values[:, 3:], "coords": values[:, 1:3].astype(np.int32)}, None
+
+
+def _npz(path: Path) -> Iterator[Slide]:
+    with np.load(path) as file:
+        known = [key for key in ("features", "feats", "embeddings") if key in file.files] or file.files
+        coords = {"coords": file["coords"]} if "coords" in file.files else {}
+        yield None, lambda: {"features": _two(file[known[0]]), **coords}, None
+
+
+def _torchmil(path: Path) -> Iterator[Slide]:
+    files = {file.stem: file for file in (path / "features").iterdir() if file.suffix in (".npy", ".h5")}
+    for bag, file in sorted(files.items()):
+        label = path / "labels" / file.name
+        yield bag, lambda file=file: _torchmil_bag(path, file), lambda label=label: _torchmil_label(label)
+
+
+def _torchmil_label(file: Path) -> Any:
+    values = _part(file, "labels") if file.is_file() else np.empty(0)
+    return values.item() if values.size == 1 else None
+
+
+def _part(file: Path, key: str) -> np.ndarray:
+    if h5py.is_hdf5(file):
+        with h5py.File(file) as opened:
+            return opened[key][()]
+    return np.load(file)
+
+
+def _torchmil_bag(path: Path, file: Path) -> Arrays:
+    arrays = {"features": _two(_part(file, "features"))}
+    for folder, key in (("coords", "coords"), ("inst_labels", "instance_labels")):
+        if (path / folder / file.name).is_file():
+            arrays[key] = _part(path / folder / file.name, folder)
+    truth = arrays.get("instance_labels")
+    if truth is not None and truth.size != len(arrays["features"]):
+        del arrays["instance_labels"]
+    elif truth is not None:
+        arrays["instance_labels"] = truth.reshape(-1).astype(np.int64)
+    return arrays
+
+
+def _eva(path: Path) -> Iterator[Slide]:
+    with (path / "manifest.csv").open(newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream))
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(row.get("wsi_id") or Path(row["embeddings"]).stem, []).append(row)
+    for bag, found in groups.items():
+        yield bag, lambda found=found: _eva_bag(path, found), found[0]["target"] or None
+
+
+def _eva_bag(path: Path, rows: list[dict[str, str]]) -> Arrays:
+    vectors = []
+    for row in rows:
+        value = _torch(path / row["embeddings"])
+        vectors += [_numbers(part) for part in ([value] if isinstance(value, torch.Tensor) else value)]
+    return {"features": np.concatenate([part.reshape(-1, part.shape[-1]) for part in vectors if part.size])}
+
+
+def _slide2vec(path: Path) -> Iterator[Slide]:
+    for meta in sorted(path.glob("*.meta.json")):
+        sample = meta.name.removesuffix(".meta.json")
+        yield sample, lambda meta=meta, sample=sample: _slide2vec_bag(path, meta, sample), None
+
+
+def _slide2vec_bag(path: Path, meta: Path, sample: str) -> Arrays:
+    if json.loads(meta.read_bytes())["num_tiles"] == 0:
+        return {"features": np.empty((0, 1))}
+    file, places = path / f"{sample}.pt", path.parent / "tiles" / f"{sample}.coordinates.npz"
+    features = _numbers(_torch(file)) if file.is_file() else np.load(path / f"{sample}.npz")["features"]
+    arrays = {"features": _two(features)}
+    if places.is_file():
+        with np.load(places) as found:
+            arrays["coords"] = np.stack([found["x"], found["y"]], axis=1)
+    return arrays
+
+
+# --- the classic sets ---
+
+
+def _bags(ids: list[str], features: np.ndarray, labels: Any, truth: np.ndarray | None = None) -> Iterator[Slide]:
+    bags: dict[str, list[int]] = {}
+    for row, bag in enumerate(ids):
+        bags.setdefault(bag, []).append(row)
+    for bag, rows in bags.items():
+        arrays = {"features": features[rows]} | ({} if truth is None else {"instance_labels": truth[rows]})
+        yield bag, lambda arrays=arrays: arrays, int(labels[rows[0]] > 0)
+
+
+def _lines(path: Path) -> list[str]:
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("ascii")
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def _float(text: str) -> float:
+    if not _NUMBER.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is no decimal number")
+    return float(text)
+
+
+def _uci(path: Path) -> Iterator[Slide]:
+    rows = [line.split(",") for line in _lines(path) if not line.startswith("classLast")]
+    is_third = bool(re.fullmatch(r".*\+\d+", rows[0][0])) and rows[0][2] in ("0", "1")
+    features = [[_float(text) for text in (row[3:] if is_third else row[2:-1])] for row in rows]
+    labels = [float(row[2 if is_third else -1]) for row in rows]
+    yield from _bags([row[1 if is_third else 0].strip() for row in rows], np.array(features), labels)
+
+
+def _svm(path: Path) -> Iterator[Slide]:
+    lines = [line.split() for line in _lines(path)]
+    counts = lines.pop(0) if ":" not in lines[0][0] else None
+    pairs = [[pair.split(":") for pair in line[1:]] for line in lines]
+    width = int(counts[1]) if counts else max(int(index) for row in pairs for index, _ in row)
+    heads = [line[0].split(":") for line in lines]
+    yield from _bags([str(int(head[1])) for head in heads], _placed(pairs, width), [int(head[2]) for head in heads])
+
+
+def _placed(pairs: list[list[list[str]]], width: int) -> np.ndarray:
+    features = np.zeros((len(pairs), width))
+    for row, found in enumerate(pairs):
+        for index, text in found:
+            features[row, int(index) - 1] = _float(text)
+    return features
+
+
+def _sparse(path: Path) -> Iterator[Slide]:
+    rows = [line.split(",") for line in _lines(path)]
+    pairs = [[pair.split(":") for pair in row[3:]] for row in rows]
+    width = max(int(index) for row in pairs for index, _ in row)
+    yield from _bags([row[1].strip() for row in rows], _placed(pairs, width), [int(row[2]) for row in rows])
+
+
+def _csv(path: Path) -> Iterator[Slide]:
+    values = np.array([[_float(text) for text in line.split(",")] for line in _lines(path)])
+    yield from _bags([str(int(bag) - 1) for bag in values[:, 1]], values[:, 2:], values[:, 0])
+
+
+def _dsmil(path: Path) -> Iterator[Slide]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in list(csv.reader(stream))[1:] if row]
+    values = [[np.float32(text if text else "nan") for text in row] for row in rows]
+    yield None, lambda: {"features": np.array(values, dtype=np.float32)}, None
+
+
+def _full(values: Any) -> np.ndarray:
+    array = np.asarray(values.toarray() if scipy.sparse.issparse(values) else values)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{array.dtype} values, not real numbers")
+    return array.astype(np.float64)
+
+
+def _from_zero(numbers: np.ndarray) -> list[str]:
+    return [str(int(number) - 1) for number in numbers.ravel()]
+
+
+def _andrews(path: Path) -> Iterator[Slide]:
+    found = scipy.io.loadmat(path)
+    labels = _full(found["labels"]).ravel()
+    yield from _bags(_from_zero(_full(found["bag_ids"])), _full(found["features"]), labels)
+
+
+def _cells(path: Path) -> Iterator[Slide]:
+    for bag, row in enumerate(scipy.io.loadmat(path)["data"]):
+        yield str(bag), lambda row=row: {"features": _full(row[0])}, int(_full(row[1]).item() > 0)
+
+
+def _prtools(path: Path) -> Iterator[Slide]:
+    found = scipy.io.loadmat(path)["x"][0, 0]
+    names = [str(name).strip() for name in found["lablist"].ravel()[0].ravel()]
+    labels = [names[int(number) - 1] == "positive" for number in found["nlab"].ravel()]
+    milbag = found["ident"][0, 0]["milbag"]
+    ids = [name.strip() for name in milbag.ravel()] if milbag.dtype.kind == "U" else _from_zero(milbag)
+    yield from _bags(ids, _full(found["data"]), labels)
+
+
+def _triple(path: Path) -> Iterator[Slide]:
+    [name] = [file.name.removesuffix("_bag_ids.npy") for file in path.glob("*_bag_ids.npy")]
+    features, labels, bags = (np.load(path / f"{name}_{part}.npy") for part in ("features", "labels", "bag_ids"))
+    yield from _bags(_from_zero(bags), features.astype(np.float64), labels.ravel())
+
+
+PLAIN: dict[str, Callable[[Path], Iterator[Slide]]] = {
+    "clam-h5": _features,
+    "trident-h5": _features,
+    "mmp-h5": _features,
+    "acmil-h5": _acmil,
+    "stamp-h5": _stamp,
+    "marugoto-h5": _marugoto,
+    "pathforge-h5": _pathforge,
+    "tensor-pt": _tensor,
+    "mil-baseline-pt": _dict,
+    "trident-pt": _tensor,
+    "slideflow": _slideflow,
+    "npy": _npy,
+    "npz": _npz,
+    "histossl-npy": _histossl,
+    "dsmil-csv": _dsmil,
+    "torchmil": _torchmil,
+    "eva": _eva,
+    "slide2vec": _slide2vec,
+    "uci-c45": _uci,
+    "andrews-svm": _svm,
+    "comma-sparse": _sparse,
+    "classic-csv": _csv,
+    "andrews-mat": _andrews,
+    "cell-mat": _cells,
+    "prtools-mat": _prtools,
+    "npy-triple": _triple,
+}
+
+
+def _described(values: np.ndarray) -> dict[str, Any]:
+    native = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False))
+    return {"dtype": str(native.dtype), "shape": list(values.shape), "xxh3": xxhash.xxh3_64_hexdigest(native.data)}
+
+
+def _slide(read: Callable[[], Arrays], label: Any) -> dict[str, Any]:
+    try:
+        arrays = {name: _described(values) for name, values in read().items()}
+        label = label() if callable(label) else label
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
+    return {"arrays": arrays, "label": label}
+
+
+def _items(group: Any) -> list[Any]:
+    found: list[Any] = []
+    with contextlib.suppress(Exception):
+        group.visititems(lambda _, item: found.append(item))
+    return found
+
+
+def _walk(path: Path) -> None:
+    """Read everything in an HDF5 file."""
+    with h5py.File(path) as file:
+        for attributes in (file.attrs, *(item.attrs for item in _items(file))):
+            with contextlib.suppress(Exception):
+                dict(attributes)
+        for item in _items(file):
+            with contextlib.suppress(Exception):
+                item[()]
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    if question["format"] == "any":
+        for path in (Path(question["path"]), *Path(question["path"]).rglob("*")):
+            if path.is_file() and h5py.is_hdf5(path):
+                _walk(path)
+        return {}
+    slides: list[Any] = []
+    for slide_id, read, label in PLAIN[question["format"]](Path(question["path"])):
+        slides.append([slide_id, _slide(read, label)])
+    return {"slides": slides}
+
+
+if __name__ == "__main__":
+    serve(_answer)
