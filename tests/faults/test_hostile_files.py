@@ -19,6 +19,7 @@ import torch
 from asmil.data.store import BagStore
 from tests.data.foreign import tiles, write_clam
 from tests.data.foreign_hdf5 import write_bare
+from tests.data.packing.support import set_faults
 from tests.faults.support import INPUT, Commands, snapshot
 
 FEATURES_ND, COORDS_N2 = tiles(40)
@@ -32,10 +33,8 @@ def slides(tmp_path: Path) -> Path:
     return folder
 
 
-def assert_left_out(
-    commands: Commands, slides: Path, reasons: dict[str, str], *words: object, good: str = "good"
-) -> None:
-    """Check that all but one file are left out for these reasons, and that --strict refuses because of them."""
+def assert_left_out(commands: Commands, slides: Path, reasons: dict[str, str], *words: object) -> None:
+    """Check that all files but the good one are left out for these reasons, and that --strict refuses because of them."""
     store, before = slides.parent / "store", snapshot(slides.parent)
     command = [slides, "--out", store, "--workers", 1, "--reader-timeout", 60, *words]
     refused = commands.pack(*command, "--strict")
@@ -43,8 +42,8 @@ def assert_left_out(
     assert snapshot(slides.parent) == before
     commands.pack(*command).succeeded("left out: ", *_named(reasons))
     opened = BagStore.open(str(store))
-    assert opened.slide_ids == (good,)
-    np.testing.assert_array_equal(opened.read(good).features_ND.numpy(), FEATURES_ND.astype("f2"))
+    assert opened.slide_ids == ("good",)
+    np.testing.assert_array_equal(opened.read("good").features_ND.numpy(), FEATURES_ND.astype("f2"))
     left_out = opened.info.provenance["left_out"]
     assert {Path(name).name for name in left_out} == reasons.keys()
     kept = {name: content for name, content in snapshot(slides.parent).items() if not name.startswith(str(store))}
@@ -151,20 +150,29 @@ def test_row_16_damaged_files_harm_neither_the_conversion_nor_the_slides_around_
 
 
 def test_row_16_a_slide_beyond_the_memory_limit_is_left_out(slides: Path, commands: Commands) -> None:
-    """Half a gibibyte of zeros is packed into a file that may well unpack to that."""
+    """128 MiB of zeros are packed into a small file, which may well unpack to that."""
     write_clam(slides / "good.h5", FEATURES_ND, COORDS_N2)
     with h5py.File(slides / "large.h5", "w") as file:
         for name, width, dtype in (("features", 6, "f4"), ("coords", 2, "i4")):
-            dataset = file.create_dataset(name, (1 << 24, width), dtype, chunks=(1 << 22, width), compression="gzip")
-            block = np.zeros((1 << 22, width), dtype)
-            for start in range(0, 1 << 24, 1 << 22):
-                dataset[start : start + len(block)] = block
-    words = ["--workers", 1, "--reader-memory", 0.25, "--out"]
+            chunks = (1 << 20, width)
+            file.create_dataset(name, data=np.zeros((1 << 22, width), dtype), chunks=chunks, compression="gzip")
+    words = ["--workers", 1, "--reader-memory", 1 / 16, "--out"]
     reason = "large: reading it takes more memory than --reader-memory allows"
-    commands.pack(slides / "large.h5", *words, slides.parent / "alone").refused(
-        INPUT, reason, "there is nothing else to convert"
-    )
+    alone = commands.pack(slides / "large.h5", *words, slides.parent / "alone")
+    alone.refused(INPUT, reason, "there is nothing else to convert")
     commands.pack(slides, *words, slides.parent / "store").succeeded(f"left out: {reason}")
+    assert BagStore.open(str(slides.parent / "store")).slide_ids == ("good",)
+
+
+def test_row_16_a_slide_that_ends_the_reader_process_is_left_out(
+    slides: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "good", "z"):
+        write_clam(slides / f"{name}.h5", FEATURES_ND, COORDS_N2)
+    set_faults(monkeypatch, read={"a": "kill"}, open={"z.h5": "kill"})
+    outcome = commands.pack(slides, "--out", slides.parent / "store", "--workers", 1)
+    died = "its reader process died with signal 9 (SIGKILL)"
+    outcome.succeeded(f"left out: a: {died}", f"left out: {slides}/z.h5: {died}")
     assert BagStore.open(str(slides.parent / "store")).slide_ids == ("good",)
 
 
