@@ -34,7 +34,7 @@ def slides(tmp_path: Path) -> Path:
 
 
 def assert_left_out(commands: Commands, slides: Path, reasons: dict[str, str], *words: object) -> None:
-    """Check that all files but the good one are left out for these reasons, and that --strict refuses because of them."""
+    """Check that all files but the good one are left out for these reasons, and refused with --strict."""
     store, before = slides.parent / "store", snapshot(slides.parent)
     command = [slides, "--out", store, "--workers", 1, "--reader-timeout", 60, *words]
     refused = commands.pack(*command, "--strict")
