@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -229,6 +230,25 @@ def test_what_a_living_reader_uses_stays_and_the_rest_is_read_by_range(
     del first
     read_shard(open_cache(config_of(tmp_path, limit), other), other, 0)
     assert cached(tmp_path, other) == [0]
+
+
+def test_room_is_made_by_one_at_a_time(tmp_path: Path, location: RemoteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that count at once would both find room for one."""
+    other = make_store(tmp_path, "other")
+    readers = [(open_cache(config_of(tmp_path, sizes(location)[0]), store), store, 0) for store in (location, other)]
+    meeting, usage = threading.Barrier(2), shutil.disk_usage(tmp_path)
+    met = []
+
+    def count(_: Path) -> object:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.append(meeting.wait(0.2))
+        return usage
+
+    monkeypatch.setattr(shutil, "disk_usage", count)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda reader: read_shard(*reader), readers, timeout=DEADLINE_S))
+    assert met == []
+    assert len(copies(tmp_path)) == 1
 
 
 def test_copies_stay_while_a_process_has_the_store_open(tmp_path: Path, location: RemoteFolder) -> None:

@@ -118,6 +118,17 @@ def test_a_mapped_copy_with_a_flipped_bit_is_fetched_anew(folder: Path) -> None:
     assert is_mapped(store.read("S1").features_ND, copy)
 
 
+def test_a_copy_that_was_cut_before_it_is_mapped_is_fetched_anew(folder: Path) -> None:
+    data = data_of(folder, store=f"local://{folder}", cache=cache_of(folder))
+    expected_ND = open_store(data).read("S1").features_ND
+    [copy] = (folder.parent / "cache").rglob("*.arrow")
+    replaced = copy.with_name("replaced")
+    replaced.touch()
+    replaced.rename(copy)
+    assert torch.equal(open_store(data).read("S1").features_ND, expected_ND)
+    assert copy.read_bytes() == shard_paths(folder)[0].read_bytes()
+
+
 def test_a_shard_without_room_in_the_cache_is_read_by_range(folder: Path) -> None:
     cache = cache_of(folder).model_copy(update={"min_free_gib": 1e9})
     store = open_store(data_of(folder, store=f"local://{folder}", cache=cache))
