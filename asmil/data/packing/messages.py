@@ -7,17 +7,38 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from asmil.config import StrictModel
 from asmil.data.schema import CoordDtype, DatasetFacts, FeatureDtype, ShardInfo
 from asmil.data.sources.base import LabelValue
 
-__all__ = ["ConvertRequest", "Header", "Opened", "PlannedSlide", "Problem", "ProblemKind", "ShardResult", "checked"]
+__all__ = [
+    "ConvertRequest",
+    "Header",
+    "Opened",
+    "PlannedSlide",
+    "Problem",
+    "ProblemKind",
+    "ShardResult",
+    "checked",
+    "one_line",
+]
+
+
+def one_line(text: str) -> str:
+    r"""Text without control characters, such as those that would move the cursor of a terminal.
+
+    Example:
+        >>> one_line("a\x1b[2Jb\n")
+        'a\\x1b[2Jb\\n'
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
 
 ProblemKind = Literal["unreadable", "unknown", "content"]
 _Name = Annotated[str, Field(max_length=4096)]
-_Text = Annotated[str, Field(max_length=100_000)]
+_Text = Annotated[str, Field(max_length=100_000), AfterValidator(one_line)]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 

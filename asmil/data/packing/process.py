@@ -16,12 +16,14 @@ from types import TracebackType
 from typing import Any
 
 import asmil
+from asmil.data.packing.messages import one_line
 from asmil.errors import EnvironmentProblem
 
 __all__ = ["ReaderDied", "ReaderLimits", "Worker"]
 
 _MAX_LINE_BYTES = 256 << 20
 _KEPT_ERROR_BYTES = 4000
+_SHOWN_LETTERS = 300
 _PIECE_BYTES = 1 << 20
 _START_S = 120.0
 _DEATH_S = 10.0
@@ -182,10 +184,27 @@ class Worker:
             assert stream is not None
             stream.close()
 
+    def _death(self, process: subprocess.Popen[bytes]) -> ReaderDied:
+        """What ended a process that has closed its side."""
+        try:
+            status = process.wait(_DEATH_S)
+        except subprocess.TimeoutExpired:
+            return ReaderDied("its reader process closed its output")
+        if status >= 0:
+            said = self._last_errors(process)[-1:]
+            words = f" ({one_line(said[0])[:_SHOWN_LETTERS]})" if said else ""
+            return ReaderDied(f"its reader process ended with status {status}{words}", may_be_chance=True)
+        try:
+            name = f" ({signal.Signals(-status).name})"
+        except ValueError:
+            name = ""
+        return ReaderDied(f"its reader process died with signal {-status}{name}", may_be_chance=True)
+
     def _last_errors(self, process: subprocess.Popen[bytes]) -> list[str]:
         """The last lines that an ended process wrote to standard error."""
         assert process.stderr is not None
         if not self._errors.endswith(_END):
+            os.set_blocking(process.stderr.fileno(), False)  # a process of its own may hold the other end
             self._errors += process.stderr.read(_PIECE_BYTES) or b""
         return self._errors.removesuffix(_END).decode("utf-8", "replace").strip().splitlines()
 
@@ -196,7 +215,7 @@ class Worker:
             while rest:
                 rest = rest[process.stdin.write(rest) :]
         except BrokenPipeError:
-            raise _death(process) from None
+            raise self._death(process) from None
 
     def _next_message(self, process: subprocess.Popen[bytes], limit_s: float) -> dict[str, Any]:
         deadline = time.monotonic() + limit_s
@@ -238,7 +257,7 @@ class Worker:
         if process.stdout in ready:
             piece = process.stdout.read(_PIECE_BYTES)
             if not piece:
-                raise _death(process)
+                raise self._death(process)
             self._received += piece
         return bool(ready)
 
@@ -251,18 +270,3 @@ def _environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "HDF5_PLUGIN_PRELOAD": "::",  # a file cannot make HDF5 load a filter from the disk
     }
-
-
-def _death(process: subprocess.Popen[bytes]) -> ReaderDied:
-    """What ended a process that has closed its side."""
-    try:
-        status = process.wait(_DEATH_S)
-    except subprocess.TimeoutExpired:
-        return ReaderDied("its reader process closed its output")
-    if status >= 0:
-        return ReaderDied(f"its reader process ended with status {status}", may_be_chance=True)
-    try:
-        name = f" ({signal.Signals(-status).name})"
-    except ValueError:
-        name = ""
-    return ReaderDied(f"its reader process died with signal {-status}{name}", may_be_chance=True)

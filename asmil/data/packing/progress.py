@@ -11,9 +11,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Progress"]
+__all__ = ["HalfMinutes", "Progress"]
 
-_LINE_S = 30.0
+
+class HalfMinutes:
+    """Says when half a minute has passed since the start, or since it last said so.
+
+    Args:
+        clock: Seconds since any moment.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = clock()
+
+    def passed(self) -> bool:
+        """Whether one has passed."""
+        if self._clock() - self._last < 30.0:
+            return False
+        self._last = self._clock()
+        return True
 
 
 class Progress:
@@ -42,7 +59,8 @@ class Progress:
         self._say = say
         self._clock = clock
         self._lock = threading.Lock()
-        self._started = self._said = clock()
+        self._started = clock()
+        self._pause = HalfMinutes(clock)
         self._bags = self._values = self._bytes = 0
         self._bar = _bar(num_values) if bar else None
 
@@ -69,8 +87,7 @@ class Progress:
         """Show what has changed, if it is time."""
         if self._bar is not None:
             self._refresh(self._bar)
-        elif self._clock() - self._said >= _LINE_S:
-            self._said = self._clock()
+        elif self._pause.passed():
             self._say(self.line())
 
     def line(self) -> str:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ __all__ = ["PackOptions", "pack"]
 
 _SHOWN_PROBLEMS = 20
 Say = Callable[[str], None]
+_print_now: Say = partial(print, flush=True)  # a log file shows where a conversion is
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class PackOptions:
 
 
 def pack(
-    sources: Sequence[Path], out: Path, options: PackOptions | None = None, *, say: Say = print, bar: bool = False
+    sources: Sequence[Path], out: Path, options: PackOptions | None = None, *, say: Say = _print_now, bar: bool = False
 ) -> DatasetInfo:
     """Convert files or folders into a bag store.
 
@@ -139,11 +141,11 @@ class _Conversion:
 
     def run(self) -> DatasetInfo:
         """Scan, plan, write, publish."""
-        size = self._options.workers or len(os.sched_getaffinity(0))
+        size = self._options.workers or _num_cpus()
         is_begun = self._state.is_begun
         try:
             with WorkerPool(size, self._options.limits) as pool:
-                scan = scan_sources(self._sources, self._read, pool, lambda: None)
+                scan = scan_sources(self._sources, self._read, pool, self._say)
                 plan = self._plan(scan)
                 tables = self._tables(scan, plan)
                 is_begun = True
@@ -328,6 +330,10 @@ class _Conversion:
             state.remove()
             return
         self._say(f"{num_finished} finished shards are kept; give --resume with the same command to go on")
+
+
+def _num_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_refused(result: ShardResult, *, skip_bad: bool) -> bool:

@@ -15,6 +15,7 @@ from asmil.data.labels import first_of
 from asmil.data.packing.messages import Opened, Problem, checked
 from asmil.data.packing.pool import WorkerPool
 from asmil.data.packing.process import ReaderDied, Worker
+from asmil.data.packing.progress import HalfMinutes
 from asmil.data.packing.shard_job import FORMAT_OF_NAME
 from asmil.data.packing.walk import FoundUnits, find_units
 from asmil.data.sources import known_layouts
@@ -53,24 +54,27 @@ class Scan:
         return self.units[0].opened.format
 
 
-def scan_sources(sources: Sequence[Path], read: Mapping[str, Any], pool: WorkerPool, tick: Callable[[], None]) -> Scan:
+def scan_sources(
+    sources: Sequence[Path], read: Mapping[str, Any], pool: WorkerPool, say: Callable[[str], None]
+) -> Scan:
     """Find and open the units of the sources.
 
     Args:
         sources: Files and folders.
         read: Options of the readers, as `sent_options` gives them.
         pool: Processes that open them.
-        tick: Called a few times per second.
+        say: Receives a line every half minute.
 
     Raises:
         DataError: Nothing can be converted, or the sources mix formats.
     """
-    found = _find(sources, pool, tick)
-    units, problems = _open_all(found.units, read, pool, tick)
+    pause = HalfMinutes()
+    found = _find(sources, pool)
+    units, problems = _open_all(found.units, read, pool, say, pause)
     names = {unit.opened.format for unit in units}
     companions = {path for path in found.sidecars if _is_companion(path, names)}
     others = [path for path in found.sidecars if path not in companions]
-    more, more_problems = _open_all(others, read, pool, tick)
+    more, more_problems = _open_all(others, read, pool, say, pause)
     order = {path: position for position, path in enumerate([*found.units, *others])}
     units = sorted([*units, *more], key=lambda unit: order[unit.path])
     problems |= more_problems
@@ -102,12 +106,12 @@ def fingerprint(path: Path) -> str:
         return "absent"
 
 
-def _find(sources: Sequence[Path], pool: WorkerPool, tick: Callable[[], None]) -> FoundUnits:
+def _find(sources: Sequence[Path], pool: WorkerPool) -> FoundUnits:
     if not any(form.unit == "folder" for form in FORMAT_OF_NAME.values()):
         return find_units(sources, lambda _: False)
 
     def is_folder_unit(folder: Path) -> bool:
-        [(_, answer)] = pool.run(lambda worker, path: _is_unit(worker, path, pool), [folder], tick)
+        [(_, answer)] = pool.run(lambda worker, path: _is_unit(worker, path, pool), [folder], lambda: None)
         return answer
 
     return find_units(sources, is_folder_unit)
@@ -123,10 +127,15 @@ def _is_unit(worker: Worker, folder: Path, pool: WorkerPool) -> bool:
 
 
 def _open_all(
-    paths: Sequence[Path], read: Mapping[str, Any], pool: WorkerPool, tick: Callable[[], None]
+    paths: Sequence[Path], read: Mapping[str, Any], pool: WorkerPool, say: Callable[[str], None], pause: HalfMinutes
 ) -> tuple[list[Unit], dict[Path, Problem]]:
     units: dict[int, Unit] = {}
     problems: dict[Path, Problem] = {}
+
+    def tick() -> None:
+        if pause.passed():
+            say(f"looked into {len(units) + len(problems)} of {len(paths)} files")
+
     for position, result in pool.run(lambda worker, path: _open(worker, path, read, pool), paths, tick):
         if isinstance(result, Problem):
             problems[paths[position]] = result

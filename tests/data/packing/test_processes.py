@@ -14,6 +14,7 @@ import pytest
 from asmil.data.packing.process import ReaderDied, Worker
 from asmil.data.store import BagStore
 from asmil.errors import DataError, EnvironmentProblem
+from tests.data.foreign import tiles, write_trident
 from tests.data.packing.support import (
     contents,
     fault_environment,
@@ -61,6 +62,7 @@ def test_a_worker_that_dies_once_is_replaced_and_the_store_is_as_ever(
         ("kill", "its reader process died with signal 9 (SIGKILL)", {}),
         ("exit", "its reader process ended with status 3", {}),
         ("hang", "its reader process took longer than 3 s (--reader-timeout)", {"timeout_s": 3.0}),
+        ("crash", "its reader process ended with status 1 (SystemError: broken \\x1b[2J library)", {}),
         ("eat", "reading it takes more memory than --reader-memory allows", {"memory_bytes": 256 << 20}),
         ("babble", "its reader process sent something that is no reply", {}),
     ],
@@ -217,6 +219,14 @@ def test_what_a_reader_prints_disturbs_nothing(source: Path, tmp_path: Path, mon
     monkeypatch.setenv("PYTHONPATH", str(noisy))
     run([source], tmp_path / "store")
     assert contents(tmp_path / "store") == contents(tmp_path / "plain")
+
+
+def test_control_characters_of_a_file_reach_no_terminal(tmp_path: Path) -> None:
+    write_trident(tmp_path / "S0.h5", *tiles(3), on_coords={"patch_size": "\x1b[2J\x07"})
+    write_trident(tmp_path / "S1.h5", *tiles(3))
+    said = run([tmp_path], tmp_path / "store", options(skip_bad=True))
+    assert any("attribute patch_size is" in line for line in said)
+    assert all(line.isprintable() for line in said)
 
 
 def test_nothing_that_a_worker_says_is_taken_on_trust() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from asmil.data.packing.progress import Progress
-from tests.data.packing.support import write_slides
+from asmil.data.packing.progress import HalfMinutes, Progress
+from tests.data.packing.support import run, write_slides
 
 
 class Clock:
@@ -38,6 +38,12 @@ def test_without_a_bar_there_is_a_line_every_half_minute() -> None:
         "4 of 4 slides, 0.1 slides/s, 0.33 GB/s, 15.0 s left",
     ]
     assert progress.summary() == "read 20.00 GB in 60.0 s (0.1 slides/s, 0.33 GB/s)"
+
+
+def test_looking_into_many_files_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HalfMinutes, "passed", lambda _: True)
+    said = run([write_slides(tmp_path / "features", ["S0", "S1"])], tmp_path / "store")
+    assert "looked into 1 of 2 files" in said
 
 
 def test_slides_that_are_read_again_do_not_count_twice() -> None:

@@ -28,6 +28,9 @@ def _happen(action: str, faults: dict[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "exit":
         os._exit(3)
+    elif action == "crash":
+        os.write(2, b"Traceback (most recent call last):\nSystemError: broken \x1b[2J library\n")
+        os._exit(1)
     elif action == "hang":
         signal.pause()
     elif action == "eat":
