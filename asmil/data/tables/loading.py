@@ -12,7 +12,7 @@ from asmil.data.config import LabelColumns
 from asmil.data.labels import first_of, id_columns, normalise_labels
 from asmil.data.tables.layouts import TableLayout, is_gene, recognise
 from asmil.data.tables.outcomes import EVENT, OutcomeSource, TimeUnit, add_outcome
-from asmil.data.tables.polarity import Asked, polarity_warning, question, unit_in_name
+from asmil.data.tables.polarity import Asked, advice_on, polarity_warning, question, unit_in_name
 from asmil.data.tables.reading import TableFile
 from asmil.errors import ConfigError, DataError
 
@@ -86,7 +86,8 @@ def load_label_table(options: LabelOptions, say: Callable[[str], None]) -> Label
     layout = recognise(files[0].path, files[0].columns)
     columns = _with_defaults(options, layout, source, say)
     frame = pd.concat([_rows(file, columns, layout, say) for file in files], ignore_index=True)
-    unit = _checked_unit(options, columns, Asked(source, frame, columns.group, columns.time, layout), say)
+    asked = Asked(source, frame, columns.group, columns.time, layout)
+    unit = _checked_unit(options, columns, asked, say)
     if layout is not None and layout.name == "MIL_BASELINE fold":
         frame = _one_row_per_slide(frame, columns.id)
     unused: tuple[str, ...] = ()
@@ -99,9 +100,8 @@ def load_label_table(options: LabelOptions, say: Callable[[str], None]) -> Label
         )
     frame = normalise_labels(frame, columns, source, options=OPTION_NAMES)
     if unit is None:
-        if layout is not None and layout.outcomes:
-            hints = " or ".join(hint.words() for hint in layout.outcomes)
-            say(f"{source} seems to hold outcomes; to store one, give {hints}")
+        if (advice := advice_on(asked)) is not None:
+            say(advice)
         return LabelTable(source, frame, columns, None, unused)
     return _with_outcome(LabelTable(source, frame, columns, unit, unused), layout, say)
 

@@ -14,7 +14,7 @@ from asmil.data.tables.layouts import OutcomeHint, TableLayout
 from asmil.data.tables.outcomes import OutcomeSource, TimeUnit, read_marks
 from asmil.errors import ConfigError, DataError
 
-__all__ = ["Asked", "polarity_warning", "question", "unit_in_name"]
+__all__ = ["Asked", "advice_on", "polarity_warning", "question", "unit_in_name"]
 
 _MARK_NAME = re.compile(r"event|censor|status|dead|death|deceased|alive", re.IGNORECASE)
 _CENSOR_NAME = re.compile(r"censor", re.IGNORECASE)
@@ -69,6 +69,22 @@ def question(asked: Asked) -> ConfigError:
         f"{asked.source}: follow-up times ({first_of(times)}) do not tell who had the event: name --event-column (1 = "
         "event, such as death, observed) or --censor-column (1 = event not observed); the two are opposites, and the "
         f"wrong one gives plausible, inverted results. Found: {found}{tool}{other}"
+    )
+
+
+def advice_on(asked: Asked) -> str | None:
+    """How to store an outcome that a table seems to hold; None if it does not look like one."""
+    if asked.hints:
+        return (
+            f"{asked.source} seems to hold outcomes; to store one, give {' or '.join(h.words() for h in asked.hints)}"
+        )
+    times = [str(name) for name in asked.frame.columns if unit_in_name(str(name))]
+    marks = [str(name) for name in asked.frame.columns if _MARK_NAME.search(str(name))]
+    if not times or not marks:
+        return None
+    return (
+        f"{asked.source} seems to hold an outcome (times {first_of(times)}; marks {first_of(marks)}); to have it "
+        "checked and summarised, give --time-column and --event-column or --censor-column"
     )
 
 

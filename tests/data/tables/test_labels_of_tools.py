@@ -197,6 +197,21 @@ def test_a_table_of_outcomes_is_stored_for_classification_if_a_target_is_named(t
     assert any("seems to hold outcomes; to store one, give --time-column survival_months" in line for line in said)
 
 
+def test_an_unknown_table_that_looks_like_an_outcome_is_pointed_out(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("slide,patient,os_months,event\na,p,3.5,1\n")
+    table, said = loaded(path, {"group": "patient"})
+    assert (table.time_unit, table.frame["event"].tolist()) == (None, [1])
+    assert said == [
+        f"{path} seems to hold an outcome (times os_months; marks event); to have it checked and summarised, give "
+        "--time-column and --event-column or --censor-column"
+    ]
+    path.write_text("slide,events_per_year,label\na,3.5,1\n")
+    assert len(loaded(path)[1]) == 1
+    path.write_text("slide,age_years,label\na,3.5,1\n")
+    assert loaded(path)[1] == []
+
+
 @pytest.mark.parametrize(
     ("columns", "warning"),
     [

@@ -109,6 +109,19 @@ def test_patients_without_slides_are_labels_without_a_slide(tmp_path: Path) -> N
     assert provenance["labels"]["labels_without_a_slide"] == ["TCGA-03"]
 
 
+def test_slides_whose_outcome_is_missing_are_slides_without_a_label(tmp_path: Path) -> None:
+    path = mcat_clinical(tmp_path / "t.csv")
+    frame = pd.read_csv(path, index_col=0)
+    frame.loc[frame["case_id"] == "TCGA-04", "survival_months"] = np.nan
+    frame.to_csv(path)
+    columns = LabelColumns(time="survival_months", censor="censorship")
+    with pytest.raises(DataError, match="2 slides without a label: TCGA-04-DX1, TCGA-04-DX2; "):
+        matched(path, SLIDES, columns)
+    frame, said, _ = matched(path, SLIDES, columns, allow_missing=True)
+    assert frame["slide_id"].tolist() == [slide for slide in SLIDES if not slide.startswith("TCGA-04")]
+    assert any("outcome: 10 slides of 5 patients, 3 events (60.0 %)" in line for line in said)
+
+
 def test_summary_counts_patients_once_and_gives_the_lines_to_use(tmp_path: Path) -> None:
     columns = LabelColumns(time="survival_months", censor="censorship")
     _, said, provenance = matched(mcat_clinical(tmp_path / "t.csv.zip"), SLIDES, columns)
