@@ -13,7 +13,7 @@ import h5py
 
 from tests.fuzz.mutations import mutate_bytes, mutate_text
 
-__all__ = ["CANARY_VARIABLE", "mutate_structure"]
+__all__ = ["CANARY_VARIABLE", "PAYLOADS", "mutate_structure"]
 
 CANARY_VARIABLE = "ASMIL_FUZZ_CANARY"  # names the file that a pickle which runs code would create
 
@@ -26,7 +26,7 @@ _NPY_EDITS = (
     (rb"False|True", ["True", "False", "None", "0"]),
 )
 _COMMAND = f'touch "${CANARY_VARIABLE}"'.encode()
-_PAYLOADS = (
+PAYLOADS = (
     b"cposix\nsystem\n(S'" + _COMMAND + b"'\ntR.",
     b"cbuiltins\neval\n(S'1'\ntR.",
     b"(S'" + _COMMAND + b"'\niposix\nsystem\n.",
@@ -107,9 +107,9 @@ def _member(rng: Random, name: str, inner: bytes) -> bytes:
 def _in_pickle(rng: Random, content: bytes) -> bytes:
     edit = rng.random()
     if edit < 0.1:
-        return rng.choice(_PAYLOADS)
+        return rng.choice(PAYLOADS)
     if edit < 0.2:  # before the first instruction of a pickle of protocol 2
-        return content[:2] + rng.choice(_PAYLOADS)[:-1] + b"0" + content[2:]
+        return content[:2] + rng.choice(PAYLOADS)[:-1] + b"0" + content[2:]
     if edit < 0.45 and content:
         at = rng.randrange(len(content))
         return content[:at] + bytes([rng.choice(_PICKLE_CODES)]) + content[at + 1 :]
