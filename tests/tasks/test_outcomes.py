@@ -38,9 +38,7 @@ def test_polarity_has_to_be_configured_and_only_one_way() -> None:
 @pytest.mark.parametrize("mark", [2, -1, 0.5])
 def test_marks_other_than_zero_and_one_are_refused(role: str, advice: str, mark: float) -> None:
     columns = OutcomeColumns.configured(LabelColumns(time="months", **{role: "mark"}), "survival")
-    with pytest.raises(
-        DataError, match=f"label column 'mark' is neither 0 nor 1 for bag 's1' .*first: {mark}.*{advice}"
-    ):
+    with pytest.raises(DataError, match=f"'mark' is neither 0 nor 1 for bag 's1' .*: {mark}.*{advice}"):
         columns.read(frame([1, 2], [0, mark]))
 
 
