@@ -65,14 +65,24 @@ def test_every_layout_of_whole_rows_gives_what_hdf5_gives(
 
 
 @pytest.mark.parametrize("write", [write_clam, write_trident])
-def test_clam_and_trident_are_read_this_way(tmp_path: Path, write: Any) -> None:
+def test_clam_and_trident_are_read_this_way_and_neighbours_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any
+) -> None:
     features_ND, coords_N2 = tiles(70)
     write(tmp_path / "x.h5", features_ND, coords_N2)
+    fill, reads = chunked_rows._fill, []
+
+    def counted(descriptor: int, part: memoryview, offset: int) -> None:
+        reads.append(offset)
+        fill(descriptor, part, offset)
+
+    monkeypatch.setattr(chunked_rows, "_fill", counted)
     with open_hdf5(tmp_path / "x.h5") as file:
         for key, expected in (("features", features_ND), ("coords", coords_N2)):
             found = read_row_chunks(file[key])
             assert found is not None
             np.testing.assert_array_equal(found, expected)
+    assert len(reads) < 10  # of 140 chunks, if they hold one row each
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 
 from asmil.data.store import BagStore
-from asmil.errors import DataError
+from asmil.errors import DataError, EnvironmentProblem
 from tests.data.foreign import tiles, write_trident
 from tests.data.packing.support import (
     contents,
@@ -208,14 +210,18 @@ def test_a_slide_that_was_left_out_is_tried_again_under_other_limits_only(
     assert list(store.info.provenance["left_out"]) == ([] if has_more_memory else ["S1"])
 
 
-def test_a_problem_of_an_earlier_run_may_still_be_corrected_after_a_second_try(tmp_path: Path) -> None:
+def test_a_problem_of_an_earlier_run_may_still_be_corrected_after_a_try_that_read_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = write_large_slides(tmp_path / "features", ["S0", "S1"]), tmp_path / "store"
     run([source], tmp_path / "reference")
     spoil(source / "S1.h5", np.nan)
     with pytest.raises(DataError, match=r"S1: 1 feature values"):
         run([source], out)
-    with pytest.raises(DataError, match=r"S1: 1 feature values"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=1, free=0))
+    with pytest.raises(EnvironmentProblem, match="0 bytes are free"):
         run([source], out, options(resume=True))
+    monkeypatch.undo()
     write_trident(source / "S1.h5", *tiles(351, 1_600))
     run([source], out, options(resume=True))
     assert contents(out) == contents(tmp_path / "reference")

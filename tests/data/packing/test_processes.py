@@ -25,6 +25,7 @@ from tests.data.packing.support import (
     wait_for,
     wait_until_gone,
     workers_of,
+    write_large_slides,
     write_slides,
 )
 
@@ -165,6 +166,30 @@ def test_ctrl_c_ends_the_workers_and_leaves_nothing(source: Path, tmp_path: Path
         assert (command.returncode, errors) == (130, "interrupted\n")
         wait_until_gone(command.pid)
     assert not (tmp_path / "store").exists()
+
+
+def test_ctrl_c_keeps_finished_shards_and_no_half_ones(tmp_path: Path) -> None:
+    source, out = write_large_slides(tmp_path / "features", ["S0", "S1"]), tmp_path / "store"
+    (tmp_path / "once").mkdir()
+    words = [sys.executable, "-m", "asmil.data.pack", str(source), "--out", str(out)]
+    faults = fault_environment(read={"S1": "hang"}, once=str(tmp_path / "once"))
+    with subprocess.Popen(
+        [*words, "--workers", "1", "--shard-mib", "1"],
+        env={**os.environ, **faults},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        wait_for((tmp_path / "once/read-S1").exists, command)
+        assert (out / "shards/.part-00001.arrow.tmp").exists()
+        command.send_signal(signal.SIGINT)
+        said, errors = command.communicate(timeout=20)
+        assert (command.returncode, errors) == (130, "interrupted\n")
+    assert said.endswith("1 finished shards are kept; give --resume with the same command to go on\n")
+    assert [path.name for path in (out / "shards").iterdir()] == ["part-00000.arrow"]
+    run([source], tmp_path / "plain")
+    run([source], out, options(resume=True))
+    assert contents(out) == contents(tmp_path / "plain")
 
 
 def test_a_worker_is_limited_and_alone(source: Path) -> None:
