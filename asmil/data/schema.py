@@ -112,7 +112,7 @@ class ShardInfo(StrictModel):
     """One shard file: name below the store, size in bytes, hex sha256."""
 
     name: str = Field(pattern=_SHARD_NAME)
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, lt=1 << 63)
     sha256: str = Field(pattern=_SHA256)
 
 
@@ -135,12 +135,12 @@ class DatasetInfo(DatasetFacts):
     """
 
     format: Literal["asmil-store/1"] = "asmil-store/1"
-    num_features: int = Field(ge=1)
+    num_features: int = Field(ge=1, le=1 << 24)
     dtype: FeatureDtype
     coord_dtype: CoordDtype | None
     has_instance_labels: bool
-    num_bags: int = Field(ge=1)
-    num_instances: int = Field(ge=1)
+    num_bags: int = Field(ge=1, lt=1 << 32)
+    num_instances: int = Field(ge=1, lt=1 << 63)
     shards: tuple[ShardInfo, ...] = Field(min_length=1)
     index_sha256: str = Field(pattern=_SHA256)
     labels_sha256: str | None = Field(pattern=_SHA256)

@@ -146,7 +146,7 @@ class SplitPlan:
             plan = cls(_Content.model_validate(tree))
         except FileNotFoundError:
             raise DataError(f"{path}: no such split file; run the experiment once to make it") from None
-        except (ValueError, KeyError, TypeError, AttributeError, ValidationError, DataError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError, DataError) as error:
             raise IntegrityError(f"{path}: not a split file ({error}); delete it to have it made again") from None
         if plan.hash != saved_hash:
             raise IntegrityError(

@@ -63,6 +63,13 @@ def test_row_06_a_width_on_which_index_and_manifest_disagree_is_refused_before_a
     commands.verify(tiny.store).refused(INTEGRITY, says, "convert the source again")
 
 
+@pytest.mark.parametrize("width", [0, 10**8, 10**18, 10**30])
+def test_row_06_a_width_that_no_features_have_is_refused(tmp_path: Path, commands: Commands, width: int) -> None:
+    store = write_store(tmp_path / "store", draw_bags())
+    edit_manifest(store, num_features=width)
+    commands.verify(store).refused(INTEGRITY, f"{store}/dataset.json: num_features: Input should be ")
+
+
 def test_row_06_the_model_takes_the_width_of_the_store_and_nothing_can_say_otherwise(
     tmp_path: Path, commands: Commands
 ) -> None:
