@@ -1,4 +1,4 @@
-"""Rows 1 to 7, 23 and 24: shards that are cut, flipped, replaced or of another layout than the store says."""
+"""Rows 1 to 4, 23 and 24: shards that are cut, flipped or replaced, or are none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from asmil.data.store import BagStore
 from asmil.data.verify import damages
-from asmil.errors import IntegrityError
+from asmil.errors import AsmilError, IntegrityError
 from tests.data.stores import draw_bags, flip_bit, shard_paths, write_store
 from tests.faults.support import INTEGRITY, Commands, snapshot
 
@@ -94,6 +94,23 @@ def test_row_03_no_flipped_bit_of_header_or_footer_gives_wrong_data(tmp_path: Pa
             assert any(SHARD in damage for damage in damages(opened)), (position, bit)
             flip_bit(path, position, bit)
     assert list(damages(opened)) == []
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "index.arrow"])
+def test_row_03_no_flipped_bit_of_the_small_files_gives_wrong_data(store: Path, name: str) -> None:
+    refused, size = 0, (store / name).stat().st_size
+    for position in range(size):
+        for flipped in (position % 8, (position + 1) % 8):  # two of every byte
+            flip_bit(store / name, position, flipped)
+            try:
+                opened = BagStore.open(str(store))
+            except AsmilError:
+                refused += 1
+            else:
+                assert name == "dataset.json", "some facts in it are not checked against anything"
+                assert all(equal(opened, slide_id) for slide_id in BAGS), (position, flipped)
+            flip_bit(store / name, position, flipped)
+    assert refused > 0.8 * 2 * size
 
 
 def renamed_hdf5(content: bytes, folder: Path) -> bytes:
