@@ -164,7 +164,10 @@ class CacheDirectory:
         folder = self.path / dataset_id
         with disk_problems(folder, "be made"):
             folder.mkdir(exist_ok=True)
-        return Lock.wait(folder / IN_USE_LOCK, shared=True)
+        in_use = Lock.wait(folder / IN_USE_LOCK, shared=True)
+        with self._changing("be tidied"):
+            self._remove_dead_parts()
+        return in_use
 
     def reserve(self, entry: CacheEntry) -> bool:
         """Make the file a shard is fetched into, at its full size, evicting the copies that were not used for longest.
