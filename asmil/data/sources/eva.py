@@ -10,6 +10,7 @@ so bags have no coordinates.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from asmil.data.sources.base import ContentError, LabelValue, ReadOptions, Slide
 from asmil.data.sources.csv_files import csv_header, csv_rows
 from asmil.data.sources.many_bags import bag_headers, inside
 from asmil.data.sources.matrices import FeatureShape, feature_shape
-from asmil.data.sources.torch_files import read_torch, torch_content
+from asmil.data.sources.torch_files import list_header, read_torch, torch_content
 from asmil.errors import DataError
 
 __all__ = ["EvaEmbeddings"]
@@ -96,6 +97,16 @@ def _shape(file: Path) -> FeatureShape:
     """Rows and width of all vectors in a file."""
     if not file.is_file():
         raise DataError(f"{file}: {_MANIFEST} names this file, but it does not exist; copy it too")
+    found = file.stat()
+    return _shape_of(file, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 16)  # a folder is opened for every shard of the store
+def _shape_of(file: Path, num_bytes: int, modified_ns: int) -> FeatureShape:
+    del num_bytes, modified_ns  # parts of the key
+    vectors = list_header(file)
+    if vectors is not None and len(vectors[1].shape) == 1:
+        return FeatureShape(vectors[0], vectors[1].shape[0])
     content = torch_content(file)
     if content is None or content.kind not in ("tensor", "list") or content.others:
         raise DataError(f"{file}: no tensor or list of tensors as eva writes them; make or copy it again")

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import math
 import pickletools
 import warnings
 import zlib
@@ -23,7 +25,7 @@ import numpy as np
 from asmil.data.sources.archives import is_zip, open_archive
 from asmil.errors import DataError
 
-__all__ = ["TORCH_SUFFIXES", "ArrayHeader", "TorchContent", "read_torch", "torch_content"]
+__all__ = ["TORCH_SUFFIXES", "ArrayHeader", "TorchContent", "list_header", "read_torch", "torch_content"]
 
 TORCH_SUFFIXES = (".pt", ".pth")
 
@@ -44,6 +46,14 @@ _BUILDERS = {
     "numpy._core.multiarray _reconstruct",  # NumPy 2
 }
 _EXPORTED = {"models/model.json", "archive_format", "serialized_exported_program.json"}
+_STORAGES = {
+    "torch HalfStorage": "float16",
+    "torch FloatStorage": "float32",
+    "torch DoubleStorage": "float64",
+    "torch BFloat16Storage": "bfloat16",
+}
+_ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+_FIRST_OPS = 64
 _RUNTIME_NAMES = {"STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
 
 Kind = Literal["tensor", "array", "dict", "list"]
@@ -111,6 +121,32 @@ def _content(path: Path, num_bytes: int, modified_ns: int) -> TorchContent | Non
             else:
                 others.append(str(key)[:60])
         return TorchContent("dict" if isinstance(value, dict) else "list", arrays, tuple(others))
+
+
+def list_header(path: Path) -> tuple[int, ArrayHeader] | None:
+    """Number of tensors in a list and the header of the first, without building thousands of them.
+
+    It comes from the directory of the archive and the first instructions of the pickle, and holds if every tensor is
+    like the first; whether that is so shows when the file is read.
+
+    Returns:
+        None if the file is something else, or does not tell in this way; `torch_content` says what it is.
+
+    Raises:
+        DataError: The archive is cut or damaged, or claims what it cannot hold.
+    """
+    if not is_zip(path):
+        return None
+    with open_archive(path) as (archive, members):
+        sizes = [info.file_size for name, info in members.items() if "/data/" in name]
+        pickled = next((info for name, info in members.items() if name.endswith("/data.pkl")), None)
+        if pickled is None:
+            return None
+        with archive.open(pickled) as stream:
+            header = _first_of_list(stream)
+    if header is None or not sizes or set(sizes) != {math.prod(header.shape) * _ITEMSIZE[header.dtype]}:
+        return None
+    return len(sizes), header
 
 
 def read_torch(path: Path, *keys: str) -> list[np.ndarray]:
@@ -212,6 +248,23 @@ def _check_pickle(path: Path, stream: IO[bytes]) -> None:
                 )
     except (ValueError, IndexError, EOFError, OverflowError, AttributeError) as error:
         raise DataError(_damaged(path, error)) from None
+
+
+def _first_of_list(stream: IO[bytes]) -> ArrayHeader | None:
+    """The header of the first tensor of a pickled list: storage type, then offset and sizes up to the end of a tuple."""
+    try:
+        found = [(opcode.name, value) for opcode, value, _ in itertools.islice(pickletools.genops(stream), _FIRST_OPS)]
+    except (ValueError, IndexError, EOFError, OverflowError, AttributeError):
+        return None
+    names = [name for name, _ in found]
+    if names[1:2] != ["EMPTY_LIST"] or "BINPERSID" not in names:
+        return None
+    dtypes = [_STORAGES[value] for name, value in found if name == "GLOBAL" and value in _STORAGES]
+    sizes = list(
+        itertools.takewhile(lambda item: not item[0].startswith("TUPLE"), found[names.index("BINPERSID") + 1 :])
+    )
+    numbers = [value for name, value in sizes if name.startswith("BININT")]
+    return ArrayHeader(tuple(numbers[1:]), dtypes[0]) if dtypes and len(numbers) > 1 else None
 
 
 def _is_builder(name: str) -> bool:
