@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +82,7 @@ class TableFile:
             DataError: The rows cannot be parsed.
         """
         wanted = [name for name in self.columns if keep is None or name in keep]
-        twice = sorted({name for name in wanted if wanted.count(name) > 1})
-        if twice:
-            raise DataError(f"{self.path}: columns appear more than once: {', '.join(twice)}; rename or remove them")
+        _refuse_repeated(self.path, wanted)
         try:
             if self.content is None:
                 frame: pd.DataFrame = pq.read_table(self.path, columns=wanted).replace_schema_metadata(None).to_pandas()
@@ -108,6 +108,7 @@ class TableFile:
         except (ValueError, csv.Error) as error:
             raise DataError(f"{self.path}: cannot be read as a table ({_reason(error)})") from None
         header = [name.strip() for name in rows[0]]
+        _refuse_repeated(self.path, [name for name in header if name])
         return {
             name: [row[position].strip() if position < len(row) else "" for row in rows[1:] if row]
             for position, name in enumerate(header)
@@ -137,12 +138,38 @@ def _of_text(path: Path, content: bytes) -> TableFile:
     lines = content.split(b"\n", 2)
     separator = _separator_of(lines[0], "\t" if path.name.lower().endswith(".tsv") else ",")
     header = _header(content, separator)
-    if len(lines) > 1 and len(next(csv.reader([_decoded(lines[1])], delimiter=separator), [])) > len(header):
-        raise DataError(f"{path}: its first row has more fields than the header names columns; complete the header")
+    for number, num_fields in _wide_rows(content, separator, len(header)):
+        raise DataError(
+            f"{path}: line {number} has {num_fields} fields, but the header names {len(header)} columns; complete the "
+            "header, or put quotes around values that contain the separator"
+        )
     columns = tuple(name for name in header if name)
     if not columns:
         raise DataError(f"{path}: the first line names no columns; expected a header such as slide_id,label")
     return TableFile(path, columns, content, separator)
+
+
+def _refuse_repeated(path: Path, names: Sequence[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise DataError(f"{path}: columns appear more than once: {', '.join(twice)}; rename or remove them")
+
+
+def _wide_rows(content: bytes, separator: str, num_columns: int) -> Iterator[tuple[int, int]]:
+    """Number of the last line and of the fields of each row that has more fields than there are columns.
+
+    Pandas would drop what is too much without a word, and everything after a stray separator would be one column off.
+    """
+    if b'"' not in content:
+        mark = separator.encode()
+        for number, line in enumerate(io.BytesIO(content), start=1):
+            if (num_fields := line.count(mark) + 1) > num_columns:
+                yield number, num_fields
+        return
+    rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""), delimiter=separator)
+    for row in rows:
+        if len(row) > num_columns:
+            yield rows.line_num, len(row)
 
 
 def _text_of(path: Path, content: bytes) -> bytes:
@@ -172,8 +199,8 @@ def _header(content: bytes, separator: str) -> list[str]:
 
 def _separator_of(line: bytes, default: str) -> str:
     """What cuts the header into most columns; the default if that is as good."""
-    counts = {mark: len(next(csv.reader([_decoded(line)], delimiter=mark), [])) for mark in (default, ",", ";", "\t")}
-    return max(counts, key=counts.__getitem__)
+    text = re.sub(r'"[^"]*"', "", _decoded(line))
+    return max((default, ",", ";", "\t"), key=text.count)
 
 
 def _decoded(line: bytes) -> str:

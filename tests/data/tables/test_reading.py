@@ -40,6 +40,19 @@ def test_every_kind_of_text_gives_the_same_table(tmp_path: Path, name: str, cont
     assert frame["value"].tolist() == [1.5, 2]
 
 
+def test_separator_in_a_quoted_name_does_not_count(tmp_path: Path) -> None:
+    file = TableFile.open(text_file(tmp_path, 'slide,"a;b;c;d"\nx,1\n'))
+    assert file.columns == ("slide", "a;b;c;d")
+
+
+def test_a_table_of_as_many_genes_as_those_of_mcat(tmp_path: Path) -> None:
+    genes = [f"GENE{number}_rnaseq" for number in range(20_000)]
+    text = ",".join(["slide", *genes]) + "\n" + ",".join(["s1", *["0.5"] * len(genes)]) + "\n"
+    file = TableFile.open(text_file(tmp_path, text))
+    assert len(file.columns) == 20_001
+    assert file.frame(["slide"], text=["slide"]).to_dict("list") == {"slide": ["s1"]}
+
+
 def test_zipped_table(tmp_path: Path) -> None:
     path = tmp_path / "t.csv.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -80,7 +93,9 @@ def test_parquet_keeps_its_kinds_and_extension_types_are_refused(tmp_path: Path)
         ("t.xlsx", "", "spreadsheets are not read; save the sheet as CSV"),
         ("t.json", "{}", r"tables are read from \.csv, \.tsv, \.csv\.zip, \.parquet; got '\.json'"),
         ("t.csv", "", "the first line names no columns"),
-        ("t.csv", "slide,label\nx,1,2\n", "its first row has more fields than the header names columns"),
+        ("t.csv", "slide,label\nx,1,2\n", "line 2 has 3 fields, but the header names 2 columns; complete the header"),
+        ("t.csv", "slide,note,event\na,x,1\nb,Carcinoma, NOS,1\n", "line 3 has 4 fields, .* put quotes around values"),
+        ("t.csv", 'slide,note,event\n"a","x,\ny",1\nb,Carcinoma, NOS,1\n', "line 4 has 4 fields, but"),
         ("t.csv", b"slide,label\n\xff\xfe,1\n", "it is not UTF-8 text; save it as CSV"),
         ("t.csv", 'slide,label\n"x,1\n', "cannot be read as a table"),
         ("t.csv.zip", b"PK\x03\x04 cut", "cannot be read as a table"),
@@ -99,6 +114,14 @@ def test_repeated_columns_are_refused_only_if_they_are_wanted(tmp_path: Path) ->
     assert file.frame(["slide"]).to_dict("list") == {"slide": ["a"]}
     with pytest.raises(DataError, match="columns appear more than once: x; rename or remove them"):
         file.frame()
+    with pytest.raises(DataError, match="columns appear more than once: x"):
+        file.texts()
+
+
+def test_quoted_separators_and_line_ends_are_part_of_a_value(tmp_path: Path) -> None:
+    file = TableFile.open(text_file(tmp_path, 'slide,note,event\na,"Carcinoma, NOS",1\n"b","two\nlines",0\n'))
+    assert file.frame()["note"].tolist() == ["Carcinoma, NOS", "two\nlines"]
+    assert file.texts()["event"] == ["1", "0"]
 
 
 def test_tables_have_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
