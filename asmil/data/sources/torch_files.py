@@ -251,7 +251,7 @@ def _check_pickle(path: Path, stream: IO[bytes]) -> None:
 
 
 def _first_of_list(stream: IO[bytes]) -> ArrayHeader | None:
-    """The header of the first tensor of a pickled list: storage type, then offset and sizes up to the end of a tuple."""
+    """The header of the first tensor of a pickled list: its storage type, and the numbers behind: offset and shape."""
     try:
         found = [(opcode.name, value) for opcode, value, _ in itertools.islice(pickletools.genops(stream), _FIRST_OPS)]
     except (ValueError, IndexError, EOFError, OverflowError, AttributeError):
@@ -260,10 +260,9 @@ def _first_of_list(stream: IO[bytes]) -> ArrayHeader | None:
     if names[1:2] != ["EMPTY_LIST"] or "BINPERSID" not in names:
         return None
     dtypes = [_STORAGES[value] for name, value in found if name == "GLOBAL" and value in _STORAGES]
-    sizes = list(
-        itertools.takewhile(lambda item: not item[0].startswith("TUPLE"), found[names.index("BINPERSID") + 1 :])
-    )
-    numbers = [value for name, value in sizes if name.startswith("BININT")]
+    behind = found[names.index("BINPERSID") + 1 :]
+    shape_ends = next((at for at, (name, _) in enumerate(behind) if name.startswith("TUPLE")), 0)
+    numbers = [int(value or 0) for name, value in behind[:shape_ends] if name.startswith("BININT")]
     return ArrayHeader(tuple(numbers[1:]), dtypes[0]) if dtypes and len(numbers) > 1 else None
 
 
