@@ -125,9 +125,8 @@ class Worker:
             self.stop()
             if not (status and status > 0) and not death.is_timeout:
                 raise
-            raise EnvironmentProblem(
-                f"worker processes cannot start: {lines[-1] if lines else death}; check the installation"
-            ) from None
+            cause = f"not ready after {_START_S:g} s" if death.is_timeout else lines[-1] if lines else death
+            raise EnvironmentProblem(f"worker processes cannot start: {cause}; check the installation") from None
 
     def request(
         self,
@@ -154,7 +153,7 @@ class Worker:
         assert process is not None
         limit_s = self.limits.timeout_s if deadline_s is None else deadline_s
         try:
-            self._send(process, json.dumps(message).encode() + b"\n")
+            self._send(process, json.dumps(message).encode() + b"\n", limit_s)
             while True:
                 reply = self._next_message(process, limit_s)
                 if "progress" not in reply:
@@ -208,22 +207,27 @@ class Worker:
             self._errors += process.stderr.read(_PIECE_BYTES) or b""
         return self._errors.removesuffix(_END).decode("utf-8", "replace").strip().splitlines()
 
-    def _send(self, process: subprocess.Popen[bytes], content: bytes) -> None:
+    def _send(self, process: subprocess.Popen[bytes], content: bytes, limit_s: float) -> None:
+        """Write a request, which a process that does not listen must not hold up for ever."""
         assert process.stdin is not None
+        descriptor, deadline = process.stdin.fileno(), time.monotonic() + limit_s
+        os.set_blocking(descriptor, False)
         rest = memoryview(content)
-        try:
-            while rest:
-                rest = rest[process.stdin.write(rest) :]
-        except BrokenPipeError:
-            raise self._death(process) from None
+        while rest:
+            with selectors.DefaultSelector() as selector:
+                selector.register(descriptor, selectors.EVENT_WRITE)
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise _took_too_long(limit_s)
+            try:
+                rest = rest[os.write(descriptor, rest) :]
+            except BrokenPipeError:
+                raise self._death(process) from None
 
     def _next_message(self, process: subprocess.Popen[bytes], limit_s: float) -> dict[str, Any]:
         deadline = time.monotonic() + limit_s
         while b"\n" not in self._received:
             if not self._receive(process, deadline):
-                raise ReaderDied(
-                    f"its reader process took longer than {limit_s:g} s (--reader-timeout)", is_timeout=True
-                )
+                raise _took_too_long(limit_s)
             if len(self._received) > _MAX_LINE_BYTES:
                 raise ReaderDied(f"its reader process sent more than {_MAX_LINE_BYTES} bytes in one reply")
         line, _, rest = bytes(self._received).partition(b"\n")
@@ -270,3 +274,7 @@ def _environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "HDF5_PLUGIN_PRELOAD": "::",  # a file cannot make HDF5 load a filter from the disk
     }
+
+
+def _took_too_long(limit_s: float) -> ReaderDied:
+    return ReaderDied(f"its reader process took longer than {limit_s:g} s (--reader-timeout)", is_timeout=True)

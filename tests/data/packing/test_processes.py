@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from asmil.data.packing import process
 from asmil.data.packing.process import ReaderDied, Worker
 from asmil.data.store import BagStore
 from asmil.errors import DataError, EnvironmentProblem
@@ -204,6 +205,18 @@ def test_a_worker_is_limited_and_alone(source: Path) -> None:
         assert os.getsid(worker.pid) == worker.pid
 
 
+@pytest.mark.parametrize("num_letters", [10, 1 << 20])  # a request that a pipe holds, and one that it does not
+def test_a_worker_that_does_not_listen_is_given_up(source: Path, num_letters: int) -> None:
+    with Worker(limits(timeout_s=0.5)) as worker:
+        worker.start()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(ReaderDied, match=r"took longer than 0\.5 s") as death:
+            worker.request({"task": "open", "path": str(source / "S0.h5"), "read": {}, "more": "x" * num_letters})
+        assert death.value.is_timeout
+        assert worker.pid is None
+
+
 def test_an_ended_worker_starts_no_other_process(source: Path) -> None:
     worker = Worker()
     worker.end()
@@ -220,6 +233,10 @@ def test_workers_that_cannot_start_are_a_problem_of_the_machine(
     (tmp_path / "broken/sitecustomize.py").write_text(f"import sys; sys.path.insert(0, {str(tmp_path / 'broken')!r})")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
     with pytest.raises(EnvironmentProblem, match=r"cannot start: ImportError: no xxhash here; check the installation"):
+        run([source], tmp_path / "store")
+    (tmp_path / "broken/sitecustomize.py").write_text("import signal; signal.pause()\n")
+    monkeypatch.setattr(process, "_START_S", 0.5)
+    with pytest.raises(EnvironmentProblem, match=r"cannot start: not ready after 0\.5 s; check the installation"):
         run([source], tmp_path / "store")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     with pytest.raises(EnvironmentProblem, match=r"cannot start worker processes \(.*no-python"):
