@@ -71,13 +71,13 @@ def normalise_labels(
         DataError: Ids that are missing or are not text or whole numbers.
     """
     _check_columns(frame, columns, source, options)
-    plain = pd.DataFrame(index=pd.RangeIndex(len(frame)))
+    plain = {}
     for name in frame.columns:
         values = frame[name]
         if name in id_columns(columns):
             values = _as_ids(values, f"{source}: column {name!r}", may_be_missing=name != columns.id)
         plain[name] = _plain_values(values)
-    return plain
+    return pd.DataFrame(plain, index=pd.RangeIndex(len(frame)))
 
 
 def _plain_values(values: pd.Series) -> np.ndarray:

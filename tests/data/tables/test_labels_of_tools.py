@@ -156,6 +156,13 @@ def test_bracs_split_column_and_ids_of_digits_stay(tmp_path: Path) -> None:
     assert frame["split_info"].tolist() == ["train", "val", "test"]
 
 
+def test_hundreds_of_columns_are_kept(tmp_path: Path) -> None:
+    columns = {f"x{number}": [number, number + 1] for number in range(300)}
+    pd.DataFrame({"slide": ["a", "b"], **columns}).to_csv(tmp_path / "t.csv", index=False)
+    frame = loaded(tmp_path / "t.csv")[0].frame
+    assert frame.drop(columns="slide").to_dict("list") == columns
+
+
 # --- polarity, units and words ---
 
 
