@@ -12,7 +12,7 @@ import pyarrow as pa
 from asmil.data.schema import COORD_DTYPES, FEATURE_DTYPES, DatasetInfo, check_slide_id
 from asmil.errors import DataError, IntegrityError
 
-__all__ = ["BagIndex", "IndexRow", "table_to_bytes"]
+__all__ = ["BagIndex", "IndexRow", "open_arrow", "table_to_bytes"]
 
 
 class IndexRow(NamedTuple):
@@ -49,6 +49,7 @@ _ROW_DTYPE = np.dtype(
     [(name, "<u8" if name.startswith("xxh3") else "<i4" if name == "shard" else "<i8") for name in IndexRow._fields]
 )
 _BLOCKS = ("feat", "coord", "label")
+_TRAILER_BYTES = 10  # length of the footer and the magic of an Arrow IPC file
 _NONE = (0, "values", 1)  # width, dtype and bytes per value of what a store does not have
 
 
@@ -104,7 +105,7 @@ class BagIndex:
             IntegrityError: The bytes are not an index.
         """
         try:
-            table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
+            table = open_arrow(content).read_all()
             table.validate(full=True)
             slide_ids = table.column("slide_id").to_pylist()
             rows = np.empty(len(slide_ids), dtype=_ROW_DTYPE)
@@ -182,3 +183,23 @@ def table_to_bytes(table: pa.Table) -> bytes:
         writer.write_table(table)
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+def open_arrow(content: bytes | pa.Buffer) -> pa.RecordBatchFileReader:
+    """Open an Arrow IPC file that holds storage types only.
+
+    As soon as Arrow reads the name of an extension type in a schema, it runs what some library has registered for that
+    name, which may unpickle its metadata. So the name is looked for before Arrow sees the schema, which is in the
+    footer.
+
+    Args:
+        content: The whole file.
+
+    Raises:
+        ValueError: There is an extension type; Arrow's own errors if it is no such file.
+    """
+    view = memoryview(content)
+    length = int.from_bytes(view[-_TRAILER_BYTES : 4 - _TRAILER_BYTES], "little", signed=True)
+    if 0 < length <= len(view) and b"ARROW:extension:name" in bytes(view[-length - _TRAILER_BYTES : -_TRAILER_BYTES]):
+        raise ValueError("it holds Arrow extension types, which may run code when they are read")
+    return pa.ipc.open_file(pa.BufferReader(content))

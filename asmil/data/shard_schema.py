@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
-from asmil.data.index import IndexRow
+from asmil.data.index import IndexRow, open_arrow
 from asmil.data.schema import COORD_DTYPES, DATASET_FILE, FEATURE_DTYPES, DatasetInfo, shard_schema
 
 __all__ = ["schema_damages"]
@@ -31,7 +31,7 @@ def schema_damages(content: pa.Buffer, name: str, info: DatasetInfo, rows: Mappi
         One sentence per contradiction.
     """
     try:
-        reader = pa.ipc.open_file(pa.BufferReader(content))
+        reader = open_arrow(content)
         wrong = list(_column_damages(reader.schema, info))
         if not wrong:
             wrong = list(_batch_damages(reader, content.address, rows))

@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 import xxhash
 from pydantic import ValidationError
 from torch import Tensor
 
 from asmil.bags import Bag
-from asmil.data.index import BagIndex, IndexRow
+from asmil.data.index import BagIndex, IndexRow, open_arrow
 from asmil.data.schema import (
     DATASET_FILE,
     INDEX_FILE,
@@ -186,7 +185,7 @@ class BagStore:
             return None
         content = _read_checked(self.location, LABELS_FILE, self.info.labels_sha256)
         try:
-            frame = pa.ipc.open_file(pa.py_buffer(content)).read_all().to_pandas()
+            frame = open_arrow(content).read_all().to_pandas()
         except Exception as error:  # a damaged Arrow file raises more than ArrowInvalid
             raise IntegrityError(f"{self.uri}/{LABELS_FILE}: not a table ({error}); convert the source again") from None
         assert isinstance(frame, pd.DataFrame)
