@@ -75,7 +75,8 @@ class DataConfig(StrictModel):
         cache: Where each machine keeps whole shards of a remote store; None reads every slide by range.
         read: `pread` copies what is read into memory of this process. `map` maps whole shards of a local store, or of
             a cached remote one: processes on a machine then share one copy, but a shard that is truncated in place
-            while it is mapped kills the process that touches it. It takes effect where a batch is one slide.
+            while it is mapped kills the process that touches it. It takes effect where a batch is one slide and goes
+            to the CPU; a GPU is fed from page-locked memory.
         labels: Meaning of the label columns.
         bag: `slide`: one bag per stored slide; `patient`: all slides of a group form one bag.
         batch_instances: Upper bound of instances in one micro-batch; a larger bag is a micro-batch of its own.
