@@ -98,6 +98,8 @@ class TableFile:
     def texts(self) -> dict[str, list[str]]:
         """All columns of a text table letter by letter, in their order; an index column is called `""`.
 
+        Pandas calls an index `Unnamed: 0` when it reads and saves a table again.
+
         Raises:
             DataError: It is Parquet, or its rows cannot be parsed.
         """
@@ -107,7 +109,7 @@ class TableFile:
             rows = list(csv.reader(io.StringIO(self.content.decode("utf-8-sig")), delimiter=self.separator))
         except (ValueError, csv.Error) as error:
             raise DataError(f"{self.path}: cannot be read as a table ({_reason(error)})") from None
-        header = [name.strip() for name in rows[0]]
+        header = [re.sub(r"^Unnamed: \d+$", "", name.strip()) for name in rows[0]]
         _refuse_repeated(self.path, [name for name in header if name])
         return {
             name: [row[position].strip() if position < len(row) else "" for row in rows[1:] if row]

@@ -97,6 +97,13 @@ def test_mcat_folds_of_patients_report_on_their_validation_part(tmp_path: Path) 
     assert any("test parts are disjoint: 2-fold cross-validation" in line for line in said)
 
 
+def test_an_index_that_was_saved_again_is_no_part(tmp_path: Path) -> None:
+    path = part_columns(tmp_path / "splits_0.csv", PARTS)
+    pd.read_csv(path).to_csv(path, index=False)
+    assert path.read_text().startswith("Unnamed: 0,train,val,test\n")
+    assert folds_of(imported(tmp_path, [path])[0]) == [PARTS]
+
+
 def test_acmil_json(tmp_path: Path) -> None:
     given, said = imported(tmp_path, [acmil_split(tmp_path / "split_7.json", PARTS)])
     assert folds_of(given) == [PARTS]
