@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -44,10 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     sample = None if given.all else given.sample
     figures = inspect_store(given.store, sample=sample, group_column=given.group_column, watch=_with_bar)
-    if given.json:
-        print(json.dumps(figures.tree(), ensure_ascii=False, allow_nan=False, indent=1))
-    else:
-        print_sections(figures, sys.stdout)
+    try:
+        if given.json:
+            print(json.dumps(figures.tree(), ensure_ascii=False, allow_nan=False, indent=1))
+        else:
+            print_sections(figures, sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; nothing is left to fail at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -71,9 +71,9 @@ def merge(
     for group in same_features([part.store for part in parts]):
         say(f"warning: the same features under {len(group)} ids: {first_of(group)}")
     labels = joined_labels([LabelPart(uri, store.labels(), store.slide_ids) for uri, store in parts], say)
-    with_splits = [part.uri for part in parts if part.store.given_splits() is not None]
-    if with_splits:
-        say(f"imported splits are dropped, they do not cover the new store: {first_of(with_splits)}")
+    splits = {part.uri: content for part in parts if (content := part.store.given_splits()) is not None}
+    if splits and len(parts) > 1:
+        say(f"imported splits are dropped, they do not cover the new store: {first_of(list(splits))}")
     first = parts[0].store.info
     with BagWriter(
         out, num_features=first.num_features, dtype=first.dtype, target_shard_bytes=target_shard_bytes, facts=facts
@@ -82,6 +82,8 @@ def merge(
             _copy(part.store, writer)
         if labels is not None:
             writer.set_labels(labels)
+        if splits and len(parts) == 1:
+            writer.set_splits(splits[parts[0].uri])
     info = BagStore.open(str(out)).info
     say(
         f"wrote {out}: {info.num_bags} bags, {info.num_instances} instances x {info.num_features} {info.dtype}, "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -237,6 +239,18 @@ def test_simulated_data_are_said_first_and_loudly(tmp_path: Path, capsys: pytest
     print_sections(inspect_store(str(folder), sample=None), terminal)
     assert "SIMULATED" in terminal.getvalue().splitlines()[0]
     assert figures_of(folder, capsys)["facts"]["simulated"] is True
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_reader_that_stops_early_is_no_failure(
+    store: Path, monkeypatch: pytest.MonkeyPatch, words: Sequence[str]
+) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w", encoding="utf-8") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main([str(store), *words]) == 0
+        monkeypatch.undo()
 
 
 def test_exit_codes(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -320,15 +320,20 @@ def test_label_tables_that_do_not_fit_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_imported_splits_are_dropped_and_named(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / "s", num_features=3) as writer:
-        for slide_id, features_ND in named("s", [2, 2]).items():
-            writer.add(slide_id, features_ND)
-        fold = GivenFold(name="0", train=("sS0",), test=("sS1",))
-        writer.set_splits(GivenSplits(layout="x", files={}, folds=(fold,)).to_bytes())
-    lines = said([str(tmp_path / "s")], tmp_path / "out")
+def test_imported_splits_stay_with_one_store_and_are_dropped_by_name_with_several(tmp_path: Path) -> None:
+    for name in "st":
+        with BagWriter(tmp_path / name, num_features=3) as writer:
+            for slide_id, features_ND in named(name, [2, 2]).items():
+                writer.add(slide_id, features_ND)
+            if name == "s":
+                fold = GivenFold(name="0", train=("sS0",), test=("sS1",))
+                content = GivenSplits(layout="x", files={}, folds=(fold,)).to_bytes()
+                writer.set_splits(content)
+    lines = said([str(tmp_path / "s"), str(tmp_path / "t")], tmp_path / "both")
     assert f"imported splits are dropped, they do not cover the new store: {tmp_path / 's'}" in lines
-    assert BagStore.open(str(tmp_path / "out")).given_splits() is None
+    assert BagStore.open(str(tmp_path / "both")).given_splits() is None
+    assert not any("splits" in line for line in said([str(tmp_path / "s")], tmp_path / "one"))
+    assert BagStore.open(str(tmp_path / "one")).given_splits() == content
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------
