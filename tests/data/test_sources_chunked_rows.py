@@ -118,7 +118,9 @@ def test_files_with_a_user_block_missing_chunks_or_no_rows_are_left_to_hdf5(tmp_
     with h5py.File(tmp_path / "holes.h5", "r") as file:
         assert read_row_chunks(file["features"]) is None
         assert read_row_chunks(file["empty"]) is None
-        assert read_all(file["features"])[4:].tolist() == [[3, 3], [3, 3]]
+        assert file["features"][4:].tolist() == [[3, 3], [3, 3]]
+    with pytest.raises(DataError, match="chunk storage is not allocated"), open_hdf5(tmp_path / "holes.h5") as file:
+        read_all(file["features"])
 
 
 def test_a_chunk_beyond_the_end_of_the_file_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,4 +131,44 @@ def test_a_chunk_beyond_the_end_of_the_file_is_damage(tmp_path: Path, monkeypatc
         pytest.raises(DataError, match=r"x\.h5: cannot be read as HDF5 \(a chunk lies beyond the end of the file\)"),
         open_hdf5(tmp_path / "x.h5") as file,
     ):
+        read_all(file["features"])
+
+
+def leaf_keys(content: bytes) -> list[int]:
+    """Where the keys of the chunk index lie: stored size (4 bytes), filter mask (4), place of the chunk (8 each)."""
+    node = content.index(b"TREE\x01\x00")  # of chunks, and a leaf
+    num_entries = int.from_bytes(content[node + 6 : node + 8], "little")
+    key_bytes = 8 + 8 * 3  # two dimensions and that of the element
+    return [node + 24 + entry * (key_bytes + 8) for entry in range(num_entries)]
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_chunk_that_its_index_does_not_lead_to_is_never_read_as_zeros(
+    tmp_path: Path, compression: str | None, column: int
+) -> None:
+    features_ND = tiles(4)[0]
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=features_ND, chunks=(1, 6), compression=compression)
+    content = bytearray(path.read_bytes())
+    place = leaf_keys(bytes(content))[2] + 8 + 8 * column
+    content[place : place + 8] = (6 << 32).to_bytes(8, "little")
+    path.write_bytes(content)
+    with h5py.File(path) as file:
+        assert file["features"].id.get_num_chunks() == 4
+        assert not file["features"][2].any(), "h5py itself gives zeros, and no error"
+    with pytest.raises(DataError, match="cannot be read as HDF5"), open_hdf5(path) as file:
+        read_all(file["features"])
+
+
+def test_a_chunk_that_its_index_calls_shorter_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=tiles(4)[0], chunks=(1, 6))
+    content = bytearray(path.read_bytes())
+    assert content[leaf_keys(bytes(content))[2]] == 24
+    content[leaf_keys(bytes(content))[2]] = 8
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="a chunk of 24 bytes is not stored whole"), open_hdf5(path) as file:
         read_all(file["features"])

@@ -128,6 +128,18 @@ def test_torchmil_bag_in_both_kinds_of_file_is_refused(tmp_path: Path) -> None:
     only_bad(tmp_path, "bag_1", r"bag_1.npy and .*bag_1.h5 are the same bag")
 
 
+@pytest.mark.parametrize("chunks", [None, (1, 6)])
+def test_torchmil_hdf5_that_was_not_written_to_its_end_is_refused(
+    tmp_path: Path, chunks: tuple[int, int] | None
+) -> None:
+    write_torchmil(tmp_path, BAGS, suffix=".h5")
+    with h5py.File(tmp_path / "features" / "bag_2.h5", "w") as file:
+        file.create_dataset("features", (3, 6), "f4", chunks=chunks)
+    with (tmp_path / "features" / "bag_2.h5").open("ab") as stream:
+        stream.write(bytes(100))
+    only_bad(tmp_path, "bag_2", "it was not written to its end", DataError)
+
+
 def test_torchmil_hdf5_without_the_key_is_refused(tmp_path: Path) -> None:
     write_torchmil(tmp_path, BAGS, suffix=".h5")
     with h5py.File(tmp_path / "features" / "bag_2.h5", "a") as file:

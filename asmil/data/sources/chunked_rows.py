@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from h5py import h5t
 
-__all__ = ["read_row_chunks"]
+__all__ = ["check_chunk_index", "read_row_chunks"]
 
 
 def read_row_chunks(dataset: h5py.Dataset) -> np.ndarray | None:
@@ -50,6 +50,26 @@ def read_row_chunks(dataset: h5py.Dataset) -> np.ndarray | None:
     return values
 
 
+def check_chunk_index(dataset: h5py.Dataset) -> None:
+    """Check that HDF5 will find every chunk, whole.
+
+    For a chunk that a damaged index does not lead to, HDF5 gives zeros; of one that the index calls shorter than it is,
+    it gives what happens to lie in memory. It reports neither.
+
+    Raises:
+        OSError: A chunk is shorter than it must be.
+        RuntimeError: The index does not lead to one of them.
+    """
+    if dataset.id.get_create_plist().get_nfilters() == 0 and hasattr(dataset.id, "chunk_iter"):
+        found: list[Any] = []
+        dataset.id.chunk_iter(found.append)
+        nbytes = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
+        if any(chunk.size != nbytes for chunk in found):
+            raise OSError(f"a chunk of {nbytes} bytes is not stored whole")
+    for place in itertools.product(*map(range, itertools.repeat(0), dataset.shape, dataset.chunks)):
+        dataset.id.read_direct_chunk(place)
+
+
 def _is_plain(dataset: h5py.Dataset) -> bool:
     """Whether chunks are rows of bytes that NumPy takes as they are, and are found at the offsets HDF5 gives."""
     if dataset.chunks is None or dataset.chunks[1:] != dataset.shape[1:] or not math.prod(dataset.shape):
@@ -68,7 +88,7 @@ def _chunk_offsets(dataset: h5py.Dataset, chunk_bytes: int) -> np.ndarray | None
     """Where each chunk lies in the file, in the order of the rows; None unless every row is in exactly one chunk."""
     found: list[Any] = []
     dataset.id.chunk_iter(found.append)
-    if any(chunk.size != chunk_bytes or chunk.filter_mask for chunk in found):
+    if any(chunk.size != chunk_bytes or chunk.filter_mask or any(chunk.chunk_offset[1:]) for chunk in found):
         return None
     starts = np.array([chunk.chunk_offset[0] for chunk in found], dtype=np.int64)
     order = np.argsort(starts, kind="stable")

@@ -19,7 +19,7 @@ import numpy as np
 from h5py import h5t, h5z
 
 from asmil.data.sources.base import ContentError
-from asmil.data.sources.chunked_rows import read_row_chunks
+from asmil.data.sources.chunked_rows import check_chunk_index, read_row_chunks
 from asmil.errors import DataError
 
 __all__ = [
@@ -178,8 +178,11 @@ def check_complete(dataset: h5py.Dataset, path: Path) -> None:
 
 def read_all(dataset: h5py.Dataset) -> np.ndarray:
     """The whole dataset in native byte order."""
-    stored = read_row_chunks(dataset)
-    values: np.ndarray = dataset[...] if stored is None else stored
+    values = read_row_chunks(dataset)
+    if values is None:
+        if dataset.chunks is not None:
+            check_chunk_index(dataset)
+        values = dataset[...]
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 

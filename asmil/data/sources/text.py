@@ -69,12 +69,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def is_number(text: str) -> bool:
-    """Whether `float` takes the text."""
+    """Whether the text is a number; `1_0`, which is one to Python only, is a damaged one."""
     try:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text
 
 
 def number_rows(path: Path, lines: Sequence[tuple[int, str]]) -> np.ndarray:
@@ -145,10 +145,7 @@ def place_by_index(path: Path, rows: Sequence[tuple[int, dict[int, float]]], num
 
 
 def _finite(path: Path, number: int, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = float(text) if is_number(text) else math.nan
     if not math.isfinite(value):
         raise DataError(f"{path}, line {number}: {text!r} is not a finite number; get an undamaged copy")
     return value

@@ -18,7 +18,7 @@ from asmil.data.arrays import coord_dtype_of
 from asmil.data.schema import FeatureDtype
 from asmil.data.sources.base import ContentError, LabelValue, ReadOptions, SlideHeader, Source, SourceBag, UnitKind
 from asmil.data.sources.csv_files import csv_rows
-from asmil.data.sources.hdf5 import is_hdf5, numeric_dataset, open_hdf5, read_all
+from asmil.data.sources.hdf5 import check_complete, is_hdf5, numeric_dataset, open_hdf5, read_all
 from asmil.data.sources.many_bags import bag_headers, first_readable
 from asmil.data.sources.matrices import as_matrix, check_coords, feature_shape
 from asmil.data.sources.numpy_files import NpyHeader, npy_header, read_npy
@@ -176,7 +176,9 @@ def _array(folder: Path, bag: str, key: str) -> np.ndarray:
     if not is_hdf5(file):
         return read_npy(file)
     with open_hdf5(file) as opened:
-        return read_all(numeric_dataset(opened, _key(opened, key, file), file))
+        dataset = numeric_dataset(opened, _key(opened, key, file), file)
+        check_complete(dataset, file)
+        return read_all(dataset)
 
 
 def _key(opened: Mapping[str, object], key: str, file: Path) -> str:

@@ -111,10 +111,10 @@ def _parse(path: Path, lines: list[tuple[int, str]], columns: _Columns) -> Insta
 
 
 def _numbers(path: Path, number: int, fields: list[str]) -> np.ndarray:
-    try:
-        return np.array(fields, dtype=np.float64)
-    except ValueError as error:
-        raise DataError(f"{path}, line {number}: {error}; expected numbers between names and class") from None
+    wrong = next((field for field in fields if not is_number(field)), None)
+    if wrong is not None:
+        raise DataError(f"{path}, line {number}: {wrong[:60]!r}; expected numbers between names and class")
+    return np.array(fields, dtype=np.float64)
 
 
 def _check_name(path: Path, number: int, bag_id: str, label: int) -> None:
