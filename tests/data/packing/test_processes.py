@@ -15,7 +15,6 @@ from asmil.data.packing import process
 from asmil.data.packing.process import ReaderDied, Worker
 from asmil.data.store import BagStore
 from asmil.errors import DataError, EnvironmentProblem
-from tests.data.foreign import tiles, write_trident
 from tests.data.packing.support import (
     contents,
     fault_environment,
@@ -263,11 +262,13 @@ def test_what_a_reader_prints_disturbs_nothing(source: Path, tmp_path: Path, mon
     assert contents(tmp_path / "store") == contents(tmp_path / "plain")
 
 
-def test_control_characters_of_a_file_reach_no_terminal(tmp_path: Path) -> None:
-    write_trident(tmp_path / "S0.h5", *tiles(3), on_coords={"patch_size": "\x1b[2J\x07"})
-    write_trident(tmp_path / "S1.h5", *tiles(3))
-    said = run([tmp_path], tmp_path / "store", options(skip_bad=True))
-    assert any("attribute patch_size is" in line for line in said)
+def test_control_characters_of_a_file_reach_no_terminal(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_faults(monkeypatch, open={"S1.h5": "raise"}, read={"S2": "raise"})
+    said = run([source], tmp_path / "store")
+    assert f"left out: {source}/S1.h5: its name is \\x1b[2J\\n\\x07" in said
+    assert "left out: S2: its name is \\x1b[2J\\n\\x07" in said
     assert all(line.isprintable() for line in said)
 
 

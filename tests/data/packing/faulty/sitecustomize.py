@@ -31,6 +31,10 @@ def _happen(action: str, faults: dict[str, Any]) -> None:
     elif action == "crash":
         os.write(2, b"Traceback (most recent call last):\nSystemError: broken \x1b[2J library\n")
         os._exit(1)
+    elif action == "raise":
+        from asmil.errors import DataError
+
+        raise DataError("its name is \x1b[2J\n\x07")
     elif action == "hang":
         signal.pause()
     elif action == "eat":
