@@ -106,7 +106,10 @@ class SeedSpread:
 def compare_classes(
     first: ClassPredictions, second: ClassPredictions, *, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Difference]:
-    """Differences of two classifiers on the same bags.
+    """Differences of two classifiers on the same bags of one test part.
+
+    Probabilities of different folds come from different models and are not ranked together: give the figures of each
+    fold to `compare_folds` instead.
 
     Accuracy, macro F1 and balanced accuracy: bootstrap interval over patients, p of the permutation that swaps the
     predicted classes of a patient. Macro AUC of three or more classes: interval and p of the bootstrap. AUC of each

@@ -176,7 +176,7 @@ def paired_permutation(
     observed = float((statistic(first_B[None]) - statistic(second_B[None]))[0])
     if np.isnan(observed):
         return Permutation(None, None, 0, False, "undefined")
-    changed_B = (first_B != second_B).reshape(len(first_B), -1).any(axis=1)
+    changed_B = (first_B != second_B).any(axis=tuple(range(1, first_B.ndim)))
     patients, swapped_B = np.unique(patient_B[changed_B], return_inverse=True)
     num_changed = len(patients)
     is_exact = num_changed < 63 and 2**num_changed <= permutations
