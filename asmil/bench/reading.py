@@ -1,6 +1,7 @@
 """`read`: CPU time of reading random bags from the store, with bare `preadv`, and from the files of other tools.
 
-Also what several processes that read the same store add to the memory of the machine.
+Also how many requests the store takes when it is remote, and what several processes that read it add to the memory of
+the machine.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from asmil.bench.layouts import DESCRIPTIONS, STORE_FOLDER, Reader, draw_lengths, open_readers, write_layouts
+from asmil.bench.remote import remote_rows
 from asmil.bench.sharing import sharing_rows
 
 __all__ = ["cell_seconds", "layout_rows", "read_rows"]
@@ -35,7 +37,7 @@ def read_rows(
         folder: Where the files are made; a temporary directory by default.
 
     Returns:
-        Rows of `layout_rows`, then rows of `sharing_rows`.
+        Rows of `layout_rows`, then those of `remote_rows` and `sharing_rows`.
     """
     foreign = min(foreign, bags)
     with tempfile.TemporaryDirectory(dir=folder) as made:
@@ -43,7 +45,8 @@ def read_rows(
         write_layouts(Path(made), draw_lengths(bags, rng), READ_WIDTH, rng, num_foreign=foreign)
         with open_readers(Path(made), foreign) as readers:
             cells = cell_seconds(readers, repeats=repeats, rng=rng)
-        return [*layout_rows(cells), *sharing_rows(str(Path(made) / STORE_FOLDER), processes=processes)]
+        store = Path(made) / STORE_FOLDER
+        return [*layout_rows(cells), *remote_rows(store), *sharing_rows(str(store), processes=processes)]
 
 
 def cell_seconds(

@@ -121,7 +121,8 @@ def test_a_process_that_cannot_read_is_reported(tmp_path: Path) -> None:
 def test_the_command_prints_every_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["read", "--bags", "2", "--processes", "1", "--folder", str(tmp_path), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    names = ["store", "preadv", "h5_1_row_chunks", "h5_32_row_chunks", "pt", "processes, pread", "processes, map"]
+    names = ["store", "preadv", "h5_1_row_chunks", "h5_32_row_chunks", "pt", "remote"]
+    names += ["processes, pread", "processes, map"]
     assert [row["layout"] for row in rows] == names
     assert "checksum verified" in rows[0]["description"]
     assert not list(tmp_path.iterdir())
