@@ -129,7 +129,7 @@ def test_the_command_prints_every_layout(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["read", "--bags", "2", "--processes", "1", "--folder", str(tmp_path)]) == 0
     tables = capsys.readouterr().out
     assert all(name in tables for name in names)
-    assert tables.count("description") == 2
+    assert tables.count("description") == 3
 
 
 @pytest.mark.parametrize("words", [["read", "--bags", "0"], ["pack", "--gib", "0"], ["pack", "--gib", "inf"], ["fly"]])
