@@ -197,3 +197,10 @@ def test_a_fingerprint_sees_size_and_time_of_everything_below(tmp_path: Path) ->
     after = fingerprint(tmp_path / "a")
     (folder / "y").touch()
     assert len({before, after, fingerprint(tmp_path / "a")}) == 3
+
+
+def test_an_id_too_long_for_a_reply_is_refused_as_an_id(tmp_path: Path) -> None:
+    name = "x" * 5000
+    (tmp_path / "clean.data").write_text(f"{name},{name}_1+1,1,2,3,1.\nb,b_1+1,4,5,6,0.\n")
+    with pytest.raises(DataError, match=r"1 bad slide ids: 'x{100,}'; allowed are 1 to 128"):
+        run([tmp_path / "clean.data"], tmp_path / "store")

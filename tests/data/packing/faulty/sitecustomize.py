@@ -17,40 +17,54 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 
-def _happen(action: str, faults: dict[str, Any]) -> None:
-    if action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif action == "exit":
-        os._exit(3)
-    elif action == "crash":
-        os.write(2, b"Traceback (most recent call last):\nSystemError: broken \x1b[2J library\n")
-        os._exit(1)
-    elif action == "raise":
-        from asmil.errors import DataError
+def _crash() -> None:
+    os.write(2, b"Traceback (most recent call last):\nSystemError: broken \x1b[2J library\n")
+    os._exit(1)
 
-        raise DataError("its name is \x1b[2J\n\x07")
-    elif action == "hang":
-        signal.pause()
-    elif action == "eat":
-        held = [bytearray(64 << 20) for _ in range(64)]
-        raise AssertionError(f"{len(held)} times 64 MiB were given")
-    elif action == "fill":
-        with contextlib.suppress(OSError), open(faults["fill"], "ab", buffering=0) as file:
-            while True:
-                file.write(bytes(4_096))
-    elif action == "babble":
-        for descriptor in range(3, 16):
-            with contextlib.suppress(OSError):
-                os.write(descriptor, b"[1, 2\n")
-        signal.pause()
-    else:
-        raise AssertionError(action)
+
+def _raise() -> None:
+    from asmil.errors import DataError
+
+    raise DataError("its name is \x1b[2J\n\x07")
+
+
+def _eat() -> None:
+    held = [bytearray(64 << 20) for _ in range(64)]
+    raise AssertionError(f"{len(held)} times 64 MiB were given")
+
+
+def _babble() -> None:
+    for descriptor in range(3, 16):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"[1, 2\n")
+    signal.pause()
+
+
+def _fill(path: str) -> None:
+    with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4_096))
+
+
+def _happen(action: str, faults: dict[str, Any]) -> None:
+    actions: dict[str, Callable[[], Any]] = {
+        "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "exit": lambda: os._exit(3),
+        "hang": signal.pause,
+        "crash": _crash,
+        "raise": _raise,
+        "eat": _eat,
+        "babble": _babble,
+        "fill": lambda: _fill(faults["fill"]),
+    }
+    actions[action]()
 
 
 def _maybe(kind: str, name: str, faults: dict[str, Any]) -> None:
