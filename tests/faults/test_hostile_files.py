@@ -160,6 +160,7 @@ def test_row_16_a_slide_beyond_the_memory_limit_is_left_out(slides: Path, comman
     reason = "large: reading it takes more memory than --reader-memory allows"
     alone = commands.pack(slides / "large.h5", *words, slides.parent / "alone")
     alone.refused(INPUT, reason, "there is nothing else to convert")
+    assert not (slides.parent / "alone").exists()
     commands.pack(slides, *words, slides.parent / "store").succeeded(f"left out: {reason}")
     assert BagStore.open(str(slides.parent / "store")).slide_ids == ("good",)
 

@@ -178,8 +178,9 @@ class PackState:
 
     @property
     def num_finished(self) -> int:
-        """Number of remembered shards."""
-        return sum(1 for _ in self._folder.glob("part-*.json"))
+        """Number of remembered shards that are files; one whose slides were all left out is none."""
+        shards = self.store / SHARD_FOLDER
+        return sum((shards / f"{path.stem}.arrow").exists() for path in self._folder.glob("part-*.json"))
 
     def tidy(self) -> None:
         """Remove the folder, and temporary files that a killed process left in the store."""
