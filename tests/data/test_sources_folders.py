@@ -300,6 +300,20 @@ def test_eva_file_of_another_kind_is_one_bag(tmp_path: Path, value: Any, message
     only_bad(tmp_path, "b", message)
 
 
+def test_eva_files_of_one_slide_with_different_widths(tmp_path: Path) -> None:
+    write_eva(tmp_path, FEATURES, rows_per_file=2)
+    write_tensor(tmp_path / "images" / "a_2.pt", torch.ones(2, 5))
+    only_bad(tmp_path, "a", r"bag 'a': its vectors have widths \[5, 6\], expected one width", ContentError)
+
+
+def test_eva_manifest_that_ends_inside_a_line_is_refused(tmp_path: Path) -> None:
+    write_eva(tmp_path, FEATURES)
+    content = (tmp_path / "manifest.csv").read_bytes()
+    (tmp_path / "manifest.csv").write_bytes(content[:-4])  # the split "val" would be "v"
+    with pytest.raises(DataError, match=r"manifest\.csv: its last line has no end, so the table may be cut"):
+        read(tmp_path)
+
+
 def test_eva_list_without_its_manifest_says_what_is_missing(tmp_path: Path) -> None:
     write_eva(tmp_path, FEATURES)
     with pytest.raises(

@@ -93,6 +93,15 @@ def test_a_payload_never_runs(tmp_path: Path, name: str, write: Callable[[Path, 
     assert not payload.marker.exists()
 
 
+def test_a_payload_that_passes_the_first_check_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asmil.data.sources.torch_files._check_pickle", lambda *_: None)
+    payload = Payload(tmp_path / "marker")
+    for write in (_torch, _torch_old):
+        write(tmp_path / "s.pt", payload)
+        assert "cannot be read as a .pt file" in everything_of(tmp_path / "s.pt")
+    assert not payload.marker.exists()
+
+
 def test_the_payload_works(tmp_path: Path) -> None:
     _raw(tmp_path / "x", Payload(tmp_path / "marker"))
     pickle.loads((tmp_path / "x").read_bytes())
@@ -158,7 +167,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "s.npz").read_bytes())
     content[content.rindex(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "s.npz").write_bytes(content)
-    with pytest.raises(DataError, match="is encrypted"):
+    with pytest.raises(DataError, match=r"archive member 'features\.npy' is encrypted; nothing was unpacked"):
         detect(tmp_path / "s.npz")
 
 
@@ -231,15 +240,16 @@ def test_a_sparse_file_beyond_the_cap_is_refused_before_it_is_allocated(tmp_path
 
 
 @pytest.mark.parametrize(
-    "descr", ["|O", "<U8", "|V8", "<M8[s]", "<c8", "[('a', '<f4')]", "lambda: 0", "__import__('os').system('x')"]
+    ("descr", "message"),
+    [(repr(descr), "expected numbers; objects and pickles are never read") for descr in ("|O", "<U8", "|V8", "<M8[s]")]
+    + [(repr("<c8"), "has dtype complex64, expected numbers"), ("[('a', '<f4')]", "expected numbers; objects and")]
+    + [(text, "cannot be read as a NumPy array") for text in ("lambda: 0", "__import__('os').system('x')")],
 )
-def test_dtypes_that_are_no_numbers_are_refused(tmp_path: Path, descr: str) -> None:
-    content = header_only((4, 6), "X").replace(
-        b"'X'", descr.encode() if "(" in descr or ":" in descr else repr(descr).encode()
-    )
+def test_dtypes_that_are_no_numbers_are_refused(tmp_path: Path, descr: str, message: str) -> None:
+    content = header_only((4, 6), "X").replace(b"'X'", descr.encode())
     content = content[:8] + struct.pack("<H", len(content) - 10) + content[10:]
     (tmp_path / "s.npy").write_bytes(content + bytes(1024))
-    with pytest.raises(DataError, match=r"s\.npy"):
+    with pytest.raises(DataError, match=message):
         npy_header(tmp_path / "s.npy")
 
 
