@@ -86,6 +86,8 @@ def load_label_table(options: LabelOptions, say: Callable[[str], None]) -> Label
     layout = recognise(files[0].path, files[0].columns)
     columns = _with_defaults(options, layout, source, say)
     frame = pd.concat([_rows(file, columns, layout, say) for file in files], ignore_index=True)
+    if frame.empty:
+        raise DataError(f"{source}: a header without rows; give --labels a table of slides")
     asked = Asked(source, frame, columns.group, columns.time, layout)
     unit = _checked_unit(options, columns, asked, say)
     if layout is not None and layout.name == "MIL_BASELINE fold":

@@ -186,7 +186,7 @@ def _as_word(value: Any) -> str:
 
 def _times(values: pd.Series, ids: Sequence[str], outcome: OutcomeSource, source: str) -> np.ndarray:
     where = f"{source}: --time-column {outcome.time}"
-    missing_B = np.array([_as_word(value) in MISSING_WORDS for value in values])
+    missing_B = np.array([_as_word(value) in MISSING_WORDS for value in values], dtype=bool)
     time_B = pd.to_numeric(values.where(~missing_B), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     broken_B = ~np.isfinite(time_B) & ~missing_B
     if broken_B.any():

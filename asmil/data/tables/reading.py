@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ MAX_RATIO = 1000
 _RATIO_FREE_BYTES = 1 << 20  # a small table may be packed as tightly as it can
 SUFFIXES = (".csv", ".tsv", ".csv.zip", ".parquet")
 _EXCEL = (".xls", ".xlsx", ".xlsm", ".ods")
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError)
 _DECIMAL_COMMA = r"-?\d+,\d+"
 _WHOLE_NUMBER = r"-?\d+"
 
@@ -68,7 +70,7 @@ class TableFile:
             return _of_text(path, _text_of(path, path.read_bytes()))
         except FileNotFoundError:
             raise DataError(f"{path}: no such label table; correct the path") from None
-        except (OSError, ValueError, csv.Error, zipfile.BadZipFile, pa.ArrowException, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, csv.Error, pa.ArrowException, *_ZIP_ERRORS) as error:
             raise DataError(f"{path}: cannot be read as a table ({_reason(error)})") from None
 
     def frame(self, keep: Sequence[str] | None = None, *, text: Collection[str] = ()) -> pd.DataFrame:

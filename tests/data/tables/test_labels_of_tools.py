@@ -312,6 +312,13 @@ def test_missing_outcomes_are_left_out_by_name_and_broken_ones_refused(tmp_path:
         loaded(path, {"time": "days", "event": "dead"})
 
 
+def test_a_header_without_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("slide,days,dead\n")
+    with pytest.raises(DataError, match="a header without rows"):
+        loaded(path, {"time": "days", "event": "dead"})
+
+
 def test_a_column_called_event_with_other_values_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("slide,days,event,relapse\na,1,1,0\nb,2,1,1\n")

@@ -65,6 +65,21 @@ def test_zipped_table(tmp_path: Path) -> None:
         TableFile.open(path)
 
 
+def test_every_damaged_byte_of_a_zipped_table_is_noticed_or_harmless(tmp_path: Path) -> None:
+    path, content = tmp_path / "t.csv.zip", "slide,value\n" + "".join(f"s{number},{number}\n" for number in range(40))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("t.csv", content)
+    whole = path.read_bytes()
+    refused = 0
+    for position in range(4, len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+        try:
+            assert TableFile.open(path).content == content.encode()
+        except DataError:
+            refused += 1
+    assert refused > len(whole) // 2
+
+
 def test_an_index_without_a_name_is_no_column_and_chosen_columns_are_read_only(tmp_path: Path) -> None:
     file = TableFile.open(text_file(tmp_path, ",slide,a,b\n0,x,1,2\n1,y,3,4\n"))
     assert file.columns == ("slide", "a", "b")
