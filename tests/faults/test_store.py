@@ -16,7 +16,7 @@ from asmil.data.store import BagStore
 from asmil.data.verify import damages
 from asmil.errors import AsmilError, IntegrityError
 from tests.data.stores import draw_bags, flip_bit, shard_paths, write_store
-from tests.faults.support import INTEGRITY, Commands, snapshot
+from tests.faults.support import INTEGRITY, Commands, rehash_shard, snapshot
 
 BAGS = draw_bags([3, 2, 4])
 SHARD = "shards/part-00000.arrow"
@@ -119,31 +119,46 @@ def renamed_hdf5(content: bytes, folder: Path) -> bytes:
     return (folder / "x.h5").read_bytes()
 
 
+MAGIC = "is not a feature shard: an Arrow file begins and ends with b'ARROW1', this one begins with "
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "says"),
     [
-        lambda content, folder: b"arrow1" + content[6:],
-        lambda content, folder: content[:-10] + b"\xff\xff\xff\x7f" + content[-6:],
-        lambda content, folder: content[:-6] + b"arrow1",
-        lambda content, folder: bytes(range(256)) * (len(content) // 256) + bytes(len(content) % 256),
-        lambda content, folder: renamed_hdf5(content, folder)[: len(content)].ljust(len(content), b"\0"),
-        renamed_hdf5,
+        (lambda content, folder: b"arrow1" + content[6:], f"{MAGIC}b'arrow1' and ends with b'ARROW1'"),
+        (lambda content, folder: content[:-10] + b"\xff\xff\xff\x7f" + content[-6:], "has sha256"),
+        (lambda content, folder: content[:-6] + b"arrow1", f"{MAGIC}b'ARROW1' and ends with b'arrow1'"),
+        (lambda content, folder: bytes(range(256)) * (len(content) // 256) + bytes(len(content) % 256), MAGIC),
+        (
+            lambda content, folder: renamed_hdf5(content, folder)[: len(content)].ljust(len(content), b"\0"),
+            f"{MAGIC}b'\\x89HDF\\r\\n'",
+        ),
+        (renamed_hdf5, "dataset.json says"),
     ],
 )
 def test_row_04_what_is_no_feature_shard_is_named_and_never_read_as_one(
-    store: Path, tmp_path: Path, commands: Commands, damage: Callable[[bytes, Path], bytes]
+    store: Path, tmp_path: Path, commands: Commands, damage: Callable[[bytes, Path], bytes], says: str
 ) -> None:
     content = (store / SHARD).read_bytes()
     damaged = damage(content, tmp_path)
     (store / SHARD).write_bytes(damaged)
-    outcome = commands.verify(store)
-    outcome.refused(INTEGRITY, f"shard {SHARD} has ", "dataset.json says")
+    commands.verify(store).refused(INTEGRITY, f"shard {SHARD} ", says, "dataset.json says")
     if len(damaged) != len(content):
         return
     opened = BagStore.open(str(store))
     for slide_id in BAGS:
         with contextlib.suppress(IntegrityError):
             assert equal(opened, slide_id)
+
+
+@pytest.mark.parametrize("end", [b"arrow1", b""])
+def test_row_04_a_shard_that_is_none_is_named_even_where_its_hash_is_right(
+    store: Path, commands: Commands, end: bytes
+) -> None:
+    content = (store / SHARD).read_bytes()
+    (store / SHARD).write_bytes(content[:-10] + bytes(4) + (end or content[-6:]))
+    rehash_shard(store)
+    commands.verify(store).refused(INTEGRITY, f"shard {SHARD}: not an Arrow file that can be read (")
 
 
 def test_row_23_a_shard_replaced_by_rename_does_not_disturb_readers_and_is_found_at_the_next_opening(
