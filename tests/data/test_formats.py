@@ -124,6 +124,15 @@ def test_what_is_only_recognised_says_why(case: Case) -> None:
         case.open()
 
 
+def test_lock_and_temporary_files_beside_the_data_are_left_alone(tmp_path: Path) -> None:
+    unit = WRITERS["stamp-h5"](tmp_path)
+    left = [tmp_path / name for name in ("s.h5.lock", "tmpq3x_5n9a", "s.h5.tmp", "s.h5.part", ".s.h5")]
+    for path in left:
+        path.write_bytes(unit.read_bytes())
+    found = find_units([tmp_path], _is_folder_unit)
+    assert (found.units, sorted(found.ignored)) == ([unit], sorted(left))
+
+
 @pytest.mark.parametrize(
     "content",
     [

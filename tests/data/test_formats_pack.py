@@ -20,7 +20,7 @@ CONVERTED = [form.name for form in FORMATS if EXPECTED[form.name].bags]  # varia
 @pytest.mark.parametrize("name", CONVERTED)
 def test_the_store_holds_what_the_tool_wrote(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "source").mkdir()
-    unit = WRITERS[name](tmp_path / "source")
+    WRITERS[name](tmp_path / "source")
     main([str(tmp_path / "source"), "--out", str(tmp_path / "store"), "--workers", "1"])
     expected = EXPECTED[name]
     store = BagStore.open(str(tmp_path / "store"))
@@ -41,7 +41,6 @@ def test_the_store_holds_what_the_tool_wrote(tmp_path: Path, name: str, capsys: 
         assert {column: kept[slide_id][column] for column in row} == row
     said = capsys.readouterr()
     assert format_of(name) in said.out + said.err
-    assert unit.exists()
 
 
 @pytest.mark.parametrize("name", [name for name, expected in EXPECTED.items() if not expected.bags])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ SUFFIXES = frozenset(
     [".h5", ".hdf5", ".pt", ".pth", ".npy", ".npz", ".csv", ".tsv", ".mat", ".data", ".svm", ".txt", ".gz", ".zarr"]
 )
 _TEMPORARY = (".lock", ".tmp", ".part")
+_UNNAMED = re.compile(r"tmp[a-z0-9_]{8}")  # what Python names a temporary file; STAMP leaves these when it is ended
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _HDF5_PLACES = (0, 512, 1024, 2048)
 
@@ -122,7 +124,7 @@ def _file(path: Path, found: FoundUnits) -> None:
 
 def _is_candidate(path: Path) -> bool:
     suffix = path.suffix.lower()
-    if path.name.startswith(".") or suffix in _TEMPORARY:
+    if path.name.startswith(".") or suffix in _TEMPORARY or _UNNAMED.fullmatch(path.name):
         return False
     return suffix in SUFFIXES or _is_hdf5(path)
 
