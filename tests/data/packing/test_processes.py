@@ -181,6 +181,7 @@ def test_ctrl_c_keeps_finished_shards_and_no_half_ones(tmp_path: Path) -> None:
         text=True,
     ) as command:
         wait_for((tmp_path / "once/read-S1").exists, command)
+        wait_for((out / ".pack/part-00000.json").exists, command)
         assert (out / "shards/.part-00001.arrow.tmp").exists()
         command.send_signal(signal.SIGINT)
         said, errors = command.communicate(timeout=20)
