@@ -87,6 +87,7 @@ class Campaign:
     replay: str
     counts: dict[str, Counter[Outcome]] = field(default_factory=dict)
     details: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
 
@@ -109,11 +110,14 @@ class Campaign:
         if verdict.outcome == "failure":
             folder = self.kept / f"case-{case.number}"
             write_unit(case.unit, folder / "input")
+            (folder / "why.txt").write_text(f"{verdict.detail}\n")
             self.failures.append(
                 f"{case.row}: {verdict.detail}\n  {folder}\n  {self.replay.format(number=case.number)}"
             )
         elif verdict.detail and verdict.outcome != "equal":
-            self.details[f"{_COLUMNS[verdict.outcome]}: {verdict.detail}"] += 1
+            detail = f"{_COLUMNS[verdict.outcome]}: {verdict.detail}"
+            self.details[detail] += 1
+            self.examples.setdefault(detail, f"{case.row} {case.number}")
         return verdict
 
     @property
@@ -133,7 +137,8 @@ class Campaign:
 
     def causes(self) -> Sequence[str]:
         """Why inputs were refused, and what processes died of, the most frequent first."""
-        return [f"{number:7} {detail}" for detail, number in self.details.most_common()]
+        found = self.details.most_common()
+        return [f"{number:7} {detail} (such as {self.examples[detail]})" for detail, number in found]
 
 
 def _line(row: str, width: int, count: Counter[Outcome]) -> str:

@@ -126,8 +126,8 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         replies.flush()
         for line in sys.stdin:
             try:
-                reply = answer(json.loads(line))
+                reply = json.dumps(answer(json.loads(line)))
             except Exception as error:
-                reply = {"error": f"{type(error).__name__}: {error}"[:2000]}
-            replies.write(json.dumps(reply) + "\n")
+                reply = json.dumps({"error": f"{type(error).__name__}: {error}"[:2000]})
+            replies.write(reply + "\n")
             replies.flush()

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from asmil.data.packing.messages import Opened, Problem
+from asmil.data.packing.messages import MAX_NAME, Opened, Problem
 from asmil.data.packing.process import ReaderDied
 from asmil.data.packing.shard_job import sent_options
 from asmil.data.sources import ReadOptions
@@ -163,7 +163,7 @@ class ReaderOracle:
             if "error" in reply and _text_of(reply).startswith("problem: its labels or facts hold NaN"):
                 return _refusal(reply)
             return Verdict("failure", f"the reply to `open` breaks its schema: {str(error)[:500]} {str(reply)[:200]}")
-        if {header.slide_id for header in opened.slides} != set(digested.slides):
+        if {header.slide_id for header in opened.slides} != {name[:MAX_NAME] for name in digested.slides}:
             return Verdict("failure", "`open` and `digest` name different slides")
         read = {name: found for name, found in digested.slides.items() if not isinstance(found, _Damaged)}
         if not read and digested.slides:
@@ -176,7 +176,7 @@ class ReaderOracle:
             return Verdict("failure", f"was read as {digested.format}, but the plain reading {error}")
         if "error" in answer:
             return Verdict("failure", f"was read as {digested.format}, but the plain reading fails: {answer['error']}")
-        labels = {name: columns.get("label") for name, columns in opened.labels.items()}
+        labels = {name: opened.labels.get(name[:MAX_NAME], {}).get("label") for name in digested.slides}
         different = _difference(digested, read, labels, answer["slides"])
         return Verdict("equal") if different is None else Verdict("failure", f"{digested.format}: {different}")
 

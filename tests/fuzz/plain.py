@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
+import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,10 +31,42 @@ __all__ = ["PLAIN"]
 
 Arrays = Mapping[str, np.ndarray]
 Slide = tuple[str | None, Callable[[], Arrays], Any]
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 
 
 # --- HDF5 ---
+
+
+def _whole(dataset: Any) -> np.ndarray:
+    """What h5py reads, unless a chunk is shorter than it must be: then it reads what happens to lie in memory."""
+    sizes = {dataset.id.get_chunk_info(number).size for number in range(dataset.id.get_num_chunks())}
+    if dataset.compression is None and sizes != {math.prod(dataset.chunks) * dataset.id.get_type().get_size()}:
+        raise ValueError("a chunk is not stored whole")
+    return dataset[()]
+
+
+def _stored(dataset: Any) -> np.ndarray:
+    """The values, looked up chunk by chunk, since h5py gives zeros for those that a damaged tree does not lead to.
+
+    Where a chunk is not found so, but the leaves of the tree list it, its bytes are taken from the place they give.
+    """
+    if not dataset.chunks or not dataset.size:
+        return dataset[()]
+    grid = set(itertools.product(*map(range, itertools.repeat(0), dataset.shape, dataset.chunks)))
+    with contextlib.suppress(RuntimeError):
+        for place in grid:
+            dataset.id.read_direct_chunk(place)
+        return _whole(dataset)
+    values, content = np.empty(dataset.shape, dataset.dtype), Path(dataset.file.filename).read_bytes()
+    for number in range(dataset.id.get_num_chunks()):
+        chunk = dataset.id.get_chunk_info(number)
+        grid.remove(chunk.chunk_offset)
+        block = np.frombuffer(content, dataset.dtype, math.prod(dataset.chunks), chunk.byte_offset)
+        to = values[tuple(slice(at, at + edge) for at, edge in zip(chunk.chunk_offset, dataset.chunks, strict=True))]
+        to[...] = block.reshape(dataset.chunks)[tuple(map(slice, to.shape))]
+    if grid:
+        raise ValueError("the index of the chunks is damaged")
+    return values
 
 
 def _two(values: np.ndarray) -> np.ndarray:
@@ -40,8 +74,8 @@ def _two(values: np.ndarray) -> np.ndarray:
 
 
 def _tiles(group: Any, key: str, *, with_coords: bool = True) -> Arrays:
-    arrays = {"features": _two(group[key][()])}
-    return arrays | ({"coords": _two(group["coords"][()])[:, :2]} if with_coords and "coords" in group else {})
+    arrays = {"features": _two(_stored(group[key]))}
+    return arrays | ({"coords": _two(_stored(group["coords"]))[:, :2]} if with_coords and "coords" in group else {})
 
 
 def _features(path: Path) -> Iterator[Slide]:
@@ -68,14 +102,20 @@ def _in_um(arrays: Arrays) -> Arrays:
 def _stamp(path: Path) -> Iterator[Slide]:
     with h5py.File(path) as file:
         arrays = _tiles(file, "feats" if "feats" in file else "patch_embeddings")
-        keys = ["tile_size_um"] + ["tile_size"] * (file.attrs.get("unit") in ("um", b"um"))
-        stated = [file.attrs[key] for key in keys if key in file.attrs and file.attrs[key] not in (0, "None", b"None")]
-        yield None, lambda: arrays if stated or "coords" not in arrays else _in_um(arrays), None
+        stated = "coords" not in arrays or _states_um(file.attrs)
+    yield None, lambda: arrays if stated else _in_um(arrays), None
+
+
+def _states_um(attributes: Any) -> bool:
+    missing = (None, 0, "None", b"None")
+    if attributes.get("tile_size_um") not in missing:
+        return True
+    return attributes.get("tile_size") not in missing and attributes.get("unit") in ("um", b"um")
 
 
 def _marugoto(path: Path) -> Iterator[Slide]:
     with h5py.File(path) as file:
-        kept = file["augmented"][()] == 0
+        kept = _stored(file["augmented"]) == 0
         arrays = {name: values[kept] for name, values in _tiles(file, "feats").items()}
     steps = [np.diff(np.unique(axis)).min() for axis in arrays.get("coords", kept).T if len(np.unique(axis)) > 1]
     is_early = "coords" in arrays and (abs(min(steps) - 224) <= 0.5 if steps else _on_grid(arrays["coords"][0]))
@@ -90,8 +130,11 @@ def _pathforge(path: Path) -> Iterator[Slide]:
     with h5py.File(path) as file:
         for tiling in file["bags"].values():
             for key in tiling.get("features", ()):
-                arrays = {"features": tiling["features"][key][()], "coords": tiling["coords"][:, :2]}
-                yield None, lambda arrays=arrays: arrays, None
+                yield None, lambda tiling=tiling, key=key: _tiling(tiling, key), None
+
+
+def _tiling(group: Any, key: str) -> Arrays:
+    return {"features": _stored(group["features"][key]), "coords": _stored(group["coords"])[:, :2]}
 
 
 # --- torch and NumPy ---
@@ -165,13 +208,17 @@ def _torchmil(path: Path) -> Iterator[Slide]:
 
 def _torchmil_label(file: Path) -> Any:
     values = _part(file, "labels") if file.is_file() else np.empty(0)
-    return values.item() if values.size == 1 else None
+    if values.size != 1:
+        return None
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"{values.dtype} values, not real numbers")
+    return values.item()
 
 
 def _part(file: Path, key: str) -> np.ndarray:
     if h5py.is_hdf5(file):
         with h5py.File(file) as opened:
-            return opened[key][()]
+            return _stored(opened[key])
     return np.load(file)
 
 
@@ -304,18 +351,18 @@ def _from_zero(numbers: np.ndarray) -> list[str]:
 
 
 def _andrews(path: Path) -> Iterator[Slide]:
-    found = scipy.io.loadmat(path)
+    found = scipy.io.loadmat(path, variable_names=("features", "labels", "bag_ids"))
     labels = _full(found["labels"]).ravel()
     yield from _bags(_from_zero(_full(found["bag_ids"])), _full(found["features"]), labels)
 
 
 def _cells(path: Path) -> Iterator[Slide]:
-    for bag, row in enumerate(scipy.io.loadmat(path)["data"]):
+    for bag, row in enumerate(scipy.io.loadmat(path, variable_names="data")["data"]):
         yield str(bag), lambda row=row: {"features": _full(row[0])}, int(_full(row[1]).item() > 0)
 
 
 def _prtools(path: Path) -> Iterator[Slide]:
-    found = scipy.io.loadmat(path)["x"][0, 0]
+    found = scipy.io.loadmat(path, variable_names="x")["x"][0, 0]
     names = [str(name).strip() for name in found["lablist"].ravel()[0].ravel()]
     labels = [names[int(number) - 1] == "positive" for number in found["nlab"].ravel()]
     milbag = found["ident"][0, 0]["milbag"]
@@ -373,29 +420,33 @@ def _slide(read: Callable[[], Arrays], label: Any) -> dict[str, Any]:
     return {"arrays": arrays, "label": label}
 
 
-def _items(group: Any) -> list[Any]:
-    found: list[Any] = []
-    with contextlib.suppress(Exception):
-        group.visititems(lambda _, item: found.append(item))
-    return found
+def _walk(item: Any, depth: int = 0) -> None:
+    """Read everything in an HDF5 file that can be read."""
+    for name in _names(item.attrs):
+        with contextlib.suppress(Exception):
+            item.attrs[name]
+    if isinstance(item, h5py.Dataset):
+        with contextlib.suppress(Exception):
+            item[()]
+    elif isinstance(item, h5py.Group) and depth < 8:
+        for name in _names(item):
+            with contextlib.suppress(Exception):
+                _walk(item[name], depth + 1)
 
 
-def _walk(path: Path) -> None:
-    """Read everything in an HDF5 file."""
-    with h5py.File(path) as file:
-        for attributes in (file.attrs, *(item.attrs for item in _items(file))):
-            with contextlib.suppress(Exception):
-                dict(attributes)
-        for item in _items(file):
-            with contextlib.suppress(Exception):
-                item[()]
+def _names(item: Any) -> list[str]:
+    try:
+        return list(item)
+    except Exception:
+        return []
 
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     if question["format"] == "any":
         for path in (Path(question["path"]), *Path(question["path"]).rglob("*")):
             if path.is_file() and h5py.is_hdf5(path):
-                _walk(path)
+                with h5py.File(path) as file:
+                    _walk(file)
         return {}
     slides: list[Any] = []
     for slide_id, read, label in PLAIN[question["format"]](Path(question["path"])):

@@ -226,7 +226,7 @@ def test_archives_are_changed_inside_with_the_right_checksums(tmp_path: Path) ->
     [content] = unit.files.values()
     rng = Random(0)
     changed = [mutate_structure(rng, content, is_sound=True) for _ in range(100)]
-    assert sum(members(each or b"") != members(content) for each in changed) > 90
+    assert sum(members(each or b"") != members(content) for each in changed) > 75
 
 
 def members(content: bytes) -> list[tuple[str, bytes]]:

@@ -37,7 +37,9 @@ def one_line(text: str) -> str:
 
 
 ProblemKind = Literal["unreadable", "unknown", "content"]
-_Name = Annotated[str, Field(max_length=4096)]
+MAX_NAME = 4096  # characters
+
+_Name = Annotated[str, Field(max_length=MAX_NAME)]
 _Text = Annotated[str, Field(max_length=100_000), AfterValidator(one_line)]
 _Model = TypeVar("_Model", bound=BaseModel)
 

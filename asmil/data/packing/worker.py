@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from asmil.data.packing.messages import ConvertRequest, Problem
+from asmil.data.packing.messages import MAX_NAME, ConvertRequest, Problem
 from asmil.data.packing.shard_job import ShardJob, arrays_of, problem_of, read_options, read_slide
 from asmil.data.sources import Detected, Source, SourceBag, SourceFormat, UnknownContentError, detect
 from asmil.errors import DataError, EnvironmentProblem, IntegrityError
@@ -74,7 +74,7 @@ class _Worker:
             "slides": [asdict(header) | {"slide_id": _printable(header.slide_id)} for header in source.slides],
             "facts": source.facts.model_dump(mode="json"),
             "no_tissue": [_printable(slide_id) for slide_id in source.no_tissue],
-            "labels": source.labels,
+            "labels": {_printable(slide_id): columns for slide_id, columns in source.labels.items()},
             "notes": source.notes,
         }
 
@@ -103,8 +103,11 @@ class _Worker:
 
 
 def _printable(slide_id: str) -> str:
-    """An id as text that JSON can hold; names of files need not be UTF-8, and such an id is refused later."""
-    return slide_id.encode("utf-8", "backslashreplace").decode()
+    """An id as text that a reply can hold: names of files need not be UTF-8, nor names in them short.
+
+    Such an id is refused later.
+    """
+    return slide_id.encode("utf-8", "backslashreplace").decode()[:MAX_NAME]
 
 
 def _digest(bag: SourceBag) -> dict[str, Any]:
