@@ -14,21 +14,11 @@ import xxhash
 from safetensors.torch import load_file
 
 from asmil.engine.checkpoint import CHECKPOINT
-from tests.faults.support import INTEGRITY, Commands
+from tests.faults.support import INTEGRITY, Commands, Payload
 from tests.run_support import Tiny, classification, history_of
 
 PREVIOUS = "checkpoint.previous.pt"
 MARKER = "marker"
-
-
-class Payload:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self._marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self._marker,))
 
 
 def payload(path: Path, state: dict[str, Any]) -> bytes:

@@ -9,7 +9,6 @@ import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -20,7 +19,7 @@ from asmil.data.store import BagStore
 from tests.data.foreign import tiles, write_clam
 from tests.data.foreign_hdf5 import write_bare
 from tests.data.packing.support import set_faults
-from tests.faults.support import INPUT, Commands, snapshot
+from tests.faults.support import INPUT, Commands, Payload, snapshot
 
 FEATURES_ND, COORDS_N2 = tiles(40)
 MIB = 1 << 20
@@ -110,7 +109,7 @@ def virtual_layout(target: Path) -> h5py.VirtualLayout:
     return layout
 
 
-WIDTH = 37  # occurs nowhere else in the small file
+WIDTH = 37  # unlike any other number in so small a file
 
 
 def mutants(content: bytes, number: int) -> list[bytes]:
@@ -177,16 +176,6 @@ def test_row_16_a_slide_that_ends_the_reader_process_is_left_out(
     assert BagStore.open(str(slides.parent / "store")).slide_ids == ("good",)
 
 
-class Payload:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self._marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self._marker,))
-
-
 class Anything:
     """What somebody may save in place of a tensor."""
 
@@ -224,14 +213,15 @@ def test_row_17_a_payload_a_cut_file_and_an_object_are_refused_and_nothing_runs(
     assert "Invalid argument" not in outcome.message
 
 
-def torch_archive(path: Path, name: str, **changes: Any) -> None:
+def torch_archive(
+    path: Path, name: str, content: bytes = b"x", *, compression: int = zipfile.ZIP_STORED, attributes: int = 0
+) -> None:
     """A file of `torch.save` with one more member, as an attacker could add it."""
     torch.save(torch.from_numpy(FEATURES_ND), path)
-    with zipfile.ZipFile(path, "a", changes.pop("compression", zipfile.ZIP_STORED)) as archive:
-        member = zipfile.ZipInfo(name)
-        member.compress_type = archive.compression
-        member.external_attr = changes.pop("attributes", 0)
-        archive.writestr(member, changes.pop("content", b"x"))
+    member = zipfile.ZipInfo(name)
+    member.compress_type, member.external_attr = compression, attributes
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(member, content)
 
 
 def test_row_20_archives_that_leave_their_place_or_explode_are_refused_before_they_are_unpacked(
@@ -240,8 +230,8 @@ def test_row_20_archives_that_leave_their_place_or_explode_are_refused_before_th
     torch.save(torch.from_numpy(FEATURES_ND), slides / "good.pt")
     torch_archive(slides / "up.pt", "up/data/../../../up")
     torch_archive(slides / "absolute.pt", f"{slides.parent}/absolute")
-    torch_archive(slides / "link.pt", "link/data/1", attributes=(stat.S_IFLNK | 0o777) << 16, content=b"/etc/passwd")
-    torch_archive(slides / "bomb.pt", "bomb/data/1", compression=zipfile.ZIP_DEFLATED, content=bytes(64 * MIB))
+    torch_archive(slides / "link.pt", "link/data/1", b"/etc/passwd", attributes=(stat.S_IFLNK | 0o777) << 16)
+    torch_archive(slides / "bomb.pt", "bomb/data/1", bytes(64 * MIB), compression=zipfile.ZIP_DEFLATED)
     member = "archive member "
     assert_left_out(
         commands,
