@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from asmil.bags import Bag
+from asmil.data.buffers import BufferPool
 from asmil.data.index import BagIndex, IndexRow, open_arrow
 from asmil.data.schema import (
     DATASET_FILE,
@@ -82,6 +83,7 @@ class BagStore:
         self.location = location
         self._blocks = blocks
         self._is_restricted = is_restricted
+        self._memory = BufferPool()
 
     @classmethod
     def open(cls, uri: str, *, blocks: Callable[[Location, DatasetInfo], BlockReader] | None = None) -> BagStore:
@@ -159,7 +161,7 @@ class BagStore:
         for row in rows:
             starts.append(starts[-1] + row.n)
         info, total = self.info, starts[-1]
-        empty = partial(torch.empty, pin_memory=pin_memory)
+        empty = partial(torch.empty, pin_memory=True) if pin_memory else self._memory.empty
         features_MD = empty((total, info.num_features), dtype=_TORCH_DTYPES[info.dtype])
         coords_M2 = empty((total, 2), dtype=_TORCH_DTYPES[info.coord_dtype]) if info.coord_dtype else None
         labels_M = torch.empty(total, dtype=torch.int8) if info.has_instance_labels else None

@@ -1,0 +1,70 @@
+"""Memory that slides are read into, used again when nothing refers to it any more.
+
+Fresh memory costs a page fault every 4 KiB, several times what reading costs. The C library's allocator reuses memory
+too, but leaves holes behind buffers of unequal sizes, which doubles what a process takes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import weakref
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["BufferPool"]
+
+MIN_BYTES = 1 << 20
+MAX_FREE = 4
+
+
+class BufferPool:
+    """Makes tensors without content, large ones from memory that earlier ones have left.
+
+    The memory of a tensor comes back when the last tensor that looks at it is gone. A few free buffers are kept, so
+    there are hardly more than were in use at the same time. Safe to use from several threads; pickles empty.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: deque[mmap.mmap] = deque(maxlen=MAX_FREE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """As `torch.empty`.
+
+        Args:
+            shape: Of the tensor.
+            dtype: Of the tensor.
+        """
+        num_bytes = torch.Size(shape).numel() * dtype.itemsize
+        if num_bytes < MIN_BYTES:
+            return torch.empty(shape, dtype=dtype)
+        buffer = self._take(num_bytes)
+        array = np.frombuffer(buffer, dtype=np.uint8, count=num_bytes)
+        # Torch holds this very array for as long as a tensor needs it. What is called then takes no lock: it may come in
+        # the middle of anything.
+        weakref.finalize(array, self._free.append, buffer).atexit = False
+        return torch.from_numpy(array).view(dtype).view(shape)
+
+    def _take(self, num_bytes: int) -> mmap.mmap:
+        with self._lock:
+            free = sorted((self._free.popleft() for _ in range(len(self._free))), key=len)
+            fitting = next((buffer for buffer in free if len(buffer) >= num_bytes), None)
+            if fitting is not None:
+                free.remove(fitting)
+            elif free:
+                free.pop()  # the largest gives way to a larger one
+            self._free.extendleft(free)
+        if fitting is not None:
+            return fitting
+        return mmap.mmap(-1, -(-num_bytes // MIN_BYTES) * MIN_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
