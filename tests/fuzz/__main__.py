@@ -88,6 +88,14 @@ def _store_verdict(oracle: StoreOracle, sealed: set[int], path: Path) -> Verdict
     return oracle.judge(path, is_sealed=int(path.parent.name) in sealed)
 
 
+def _fuzz(stack: ExitStack, campaign: Campaign, options: argparse.Namespace, scratch: Path) -> None:
+    if options.only != STORE:
+        _fuzz_readers(stack, campaign, options, scratch)
+    if options.only in (None, STORE) and (options.case is None or options.only):
+        campaign.replay = f"python -m tests.fuzz --seed {options.seed} --only {STORE} --case {{number}}"
+        _fuzz_stores(stack, campaign, options, scratch)
+
+
 def _fuzz_readers(stack: ExitStack, campaign: Campaign, options: argparse.Namespace, scratch: Path) -> None:
     readers = Readers(scratch / "fixtures", options.seed, options.only)
     worker = stack.enter_context(Worker(ReaderLimits(MEMORY_BYTES, options.deadline)))
@@ -150,11 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             guard,
             f"python -m tests.fuzz {words} --case {{number}}",
         )
-        if options.only != STORE:
-            _fuzz_readers(stack, campaign, options, scratch)
-        if options.only in (None, STORE) and (options.case is None or options.only):
-            campaign.replay = f"python -m tests.fuzz --seed {options.seed} --only {STORE} --case {{number}}"
-            _fuzz_stores(stack, campaign, options, scratch)
+        try:
+            _fuzz(stack, campaign, options, scratch)
+        except KeyboardInterrupt:
+            print("interrupted; what was found so far:", file=sys.stderr)
     elapsed_s = time.monotonic() - started
     _report(campaign, elapsed_s)
     if not campaign.failures and options.keep is None:
