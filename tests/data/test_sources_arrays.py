@@ -148,9 +148,21 @@ def test_histossl_file_of_another_name_gives_the_id(tmp_path: Path) -> None:
         lambda at_N3: at_N3 * [3, 1, 1],
         lambda at_N3: at_N3 * [1, 0, 1],
         lambda at_N3: np.where(at_N3 == 15, np.nan, at_N3),
+        lambda at_N3: at_N3 + np.array([0, 1 << 31, 0]),
+        lambda at_N3: np.where(np.arange(40)[:, None] == 39, 0.5, at_N3),
         lambda at_N3: np.column_stack([10 + np.arange(40) % 5, at_N3[:, 1:]]),
     ],
-    ids=["halves", "negative", "level 0", "level above 31", "addresses twice", "nan", "five levels"],
+    ids=[
+        "halves",
+        "negative",
+        "level 0",
+        "level above 31",
+        "addresses twice",
+        "nan",
+        "beyond int32",
+        "last row",
+        "five levels",
+    ],
 )
 def test_columns_that_are_no_tile_addresses_are_features(
     tmp_path: Path, change: Callable[[np.ndarray], np.ndarray]

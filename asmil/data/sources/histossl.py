@@ -21,6 +21,7 @@ __all__ = ["HistoSslNpy", "has_tile_addresses"]
 _ADDRESS_COLUMNS = 3
 _MAX_LEVEL = 31
 _MAX_LEVELS = 4
+_SNIFFED_ROWS = 64
 _FACTS = DatasetFacts(coord_unit="deepzoom_tiles", coord_origin="top_left")
 
 
@@ -63,18 +64,26 @@ def has_tile_addresses(path: Path, header: NpyHeader) -> bool:
     is_matrix = len(header.shape) == 2 and header.dtype.kind == "f"
     if not is_matrix or header.shape[0] == 0 or header.shape[1] <= _ADDRESS_COLUMNS:
         return False
+    if not _are_whole(_addresses(path, _SNIFFED_ROWS)):  # nearly every other file ends here, with little of it read
+        return False
     addresses_N3 = _addresses(path)
-    if not np.isfinite(addresses_N3).all() or (addresses_N3 != np.floor(addresses_N3)).any() or addresses_N3.min() < 0:
+    if not _are_whole(addresses_N3):
         return False
     levels = np.unique(addresses_N3[:, 0])
     is_level = levels[0] >= 1 and levels[-1] <= _MAX_LEVEL and len(levels) <= _MAX_LEVELS
     return bool(is_level and len(np.unique(addresses_N3, axis=0)) == len(addresses_N3))
 
 
-def _addresses(path: Path) -> np.ndarray:
-    """The first three columns, without reading the others into memory."""
+def _are_whole(addresses_N3: np.ndarray) -> bool:
+    """Whether all values are whole numbers from 0 to the largest int32."""
+    in_range_N3 = (addresses_N3 >= 0) & (addresses_N3 <= np.iinfo(np.int32).max)  # NaN is not
+    return bool((in_range_N3 & (addresses_N3 == np.floor(addresses_N3))).all())
+
+
+def _addresses(path: Path, num_rows: int | None = None) -> np.ndarray:
+    """The first three columns, of all rows or the first ones, without reading the others into memory."""
     mapped_ND = np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.array(mapped_ND[:, :_ADDRESS_COLUMNS], dtype=np.float64)
+    return np.array(mapped_ND[:num_rows, :_ADDRESS_COLUMNS], dtype=np.float64)
 
 
 def _levels(path: Path) -> list[int]:
