@@ -64,6 +64,15 @@ def test_torchmil_hosted_sets_with_several_feature_sets(tmp_path: Path) -> None:
         assert bags["bag_1"].instance_labels_N is not None
 
 
+def test_torchmil_splits_of_the_folder_above_are_taken_if_they_are_torchmils(tmp_path: Path) -> None:
+    inner = tmp_path / "patches_512"
+    write_torchmil(inner, BAGS, splits=dict.fromkeys(BAGS, "test"))
+    (inner / "splits.csv").rename(tmp_path / "splits.csv")
+    assert by_id(inner)["bag_1"].labels == {"label": 0, "split": "test"}
+    (tmp_path / "splits.csv").write_text(",train,val,test\n0,bag_1,bag_2,bag_10\n")
+    assert by_id(inner)["bag_1"].labels == {"label": 0}
+
+
 @pytest.mark.parametrize(
     ("value", "labels"),
     [

@@ -17,7 +17,7 @@ import numpy as np
 from asmil.data.arrays import coord_dtype_of
 from asmil.data.schema import FeatureDtype
 from asmil.data.sources.base import ContentError, LabelValue, ReadOptions, SlideHeader, Source, SourceBag, UnitKind
-from asmil.data.sources.csv_files import csv_rows
+from asmil.data.sources.csv_files import csv_header, csv_rows
 from asmil.data.sources.hdf5 import check_complete, is_hdf5, numeric_dataset, open_hdf5, read_all
 from asmil.data.sources.many_bags import bag_headers, first_readable
 from asmil.data.sources.matrices import as_matrix, check_coords, feature_shape
@@ -28,6 +28,7 @@ __all__ = ["TorchmilFolders"]
 
 _SUFFIXES = (".npy", ".h5")
 _SPLITS = "splits.csv"
+_SPLIT_COLUMNS = ("bag_name", "split")
 _MAX_LABELS = 64
 
 
@@ -117,13 +118,15 @@ def _folders(path: Path) -> _Folders | None:
     if not sets:
         return None
     instance_labels = (path / "inst_labels", path / "patch_labels")
-    splits = (path / _SPLITS, path.parent / _SPLITS)
+    splits = path / _SPLITS
+    if not splits.is_file() and set(_SPLIT_COLUMNS) <= set(csv_header(path.parent / _SPLITS)):
+        splits = path.parent / _SPLITS  # of the hosted sets, which have a folder per size of tiles
     return _Folders(
         features=sets,
         labels=labels,
         instance_labels=next((folder for folder in instance_labels if folder.is_dir()), None),
         coords=path / "coords" if (path / "coords").is_dir() else None,
-        splits=next((file for file in splits if file.is_file()), None),
+        splits=splits if splits.is_file() else None,
     )
 
 
@@ -248,7 +251,7 @@ def _add_splits(path: Path | None, labels: dict[str, dict[str, LabelValue]]) -> 
     if path is None:
         return []
     splits: dict[str, str] = {}
-    for row in csv_rows(path, "bag_name", "split"):
+    for row in csv_rows(path, *_SPLIT_COLUMNS):
         bag, split = row["bag_name"], row["split"]
         if not (bag and split):
             continue
