@@ -51,8 +51,8 @@ class BufferPool:
             return torch.empty(shape, dtype=dtype)
         buffer = self._take(num_bytes)
         array = np.frombuffer(buffer, dtype=np.uint8, count=num_bytes)
-        # Torch holds this very array for as long as a tensor needs it. What is called then takes no lock: it may come in
-        # the middle of anything.
+        # Torch holds this very array while a tensor needs it. What is called then takes no lock, for it may come
+        # in the middle of anything.
         weakref.finalize(array, self._free.append, buffer).atexit = False
         return torch.from_numpy(array).view(dtype).view(shape)
 
