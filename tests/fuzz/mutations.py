@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import Literal
 
 __all__ = ["MAX_BYTES", "Mutation", "mutate_bytes", "mutate_text", "span"]
 
@@ -55,7 +56,7 @@ def _set_integer(rng: Random, content: bytes) -> bytes:
     start = rng.randrange(len(content) - width + 1)
     if rng.random() < 0.5:
         start -= start % width
-    order = rng.choice(("little", "big"))
+    order: Literal["little", "big"] = rng.choice(("little", "big"))
     now = int.from_bytes(content[start : start + width], order)
     value = rng.choice((rng.choice(_BOUNDARIES), -rng.choice(_BOUNDARIES), now + 1, now - 1, now * 2, now << 8))
     return content[:start] + (value % (1 << 8 * width)).to_bytes(width, order) + content[start + width :]

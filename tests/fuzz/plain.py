@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def _whole(dataset: Any) -> np.ndarray:
     sizes = {dataset.id.get_chunk_info(number).size for number in range(dataset.id.get_num_chunks())}
     if dataset.compression is None and sizes != {math.prod(dataset.chunks) * dataset.id.get_type().get_size()}:
         raise ValueError("a chunk is not stored whole")
-    return dataset[()]
+    values: np.ndarray = dataset[()]
+    return values
 
 
 def _stored(dataset: Any) -> np.ndarray:
@@ -47,7 +49,7 @@ def _stored(dataset: Any) -> np.ndarray:
     Where a chunk is not found so, but the leaves of the tree list it, its bytes are taken from the place they give.
     """
     if not dataset.chunks or not dataset.size:
-        return dataset[()]
+        return np.asarray(dataset[()])
     grid = set(itertools.product(*map(range, itertools.repeat(0), dataset.shape, dataset.chunks)))
     with contextlib.suppress(RuntimeError):
         for place in grid:
@@ -84,7 +86,7 @@ def _acmil(path: Path) -> Iterator[Slide]:
     with h5py.File(path) as file:
         for name in file:
             group = file[name]
-            yield name, lambda group=group: _tiles(group, "feat"), lambda group=group: _attribute(group, "label")
+            yield name, partial(_tiles, group, "feat"), partial(_attribute, group, "label")
 
 
 def _attribute(group: Any, name: str) -> int | None:
@@ -126,7 +128,7 @@ def _pathforge(path: Path) -> Iterator[Slide]:
     with h5py.File(path) as file:
         for tiling in file["bags"].values():
             for key in tiling.get("features", ()):
-                yield None, lambda tiling=tiling, key=key: _tiling(tiling, key), None
+                yield None, partial(_tiling, tiling, key), None
 
 
 def _tiling(group: Any, key: str) -> Arrays:
@@ -199,7 +201,7 @@ def _torchmil(path: Path) -> Iterator[Slide]:
     files = {file.stem: file for file in (path / "features").iterdir() if file.suffix in (".npy", ".h5")}
     for bag, file in sorted(files.items()):
         label = path / "labels" / file.name
-        yield bag, lambda file=file: _torchmil_bag(path, file), lambda label=label: _torchmil_label(label)
+        yield bag, partial(_torchmil_bag, path, file), partial(_torchmil_label, label)
 
 
 def _torchmil_label(file: Path) -> Any:
@@ -215,7 +217,8 @@ def _part(file: Path, key: str) -> np.ndarray:
     if h5py.is_hdf5(file):
         with h5py.File(file) as opened:
             return _stored(opened[key])
-    return np.load(file)
+    values: np.ndarray = np.load(file)
+    return values
 
 
 def _torchmil_bag(path: Path, file: Path) -> Arrays:
@@ -238,7 +241,7 @@ def _eva(path: Path) -> Iterator[Slide]:
     for row in rows:
         groups.setdefault(row.get("wsi_id") or Path(row["embeddings"]).stem, []).append(row)
     for bag, found in groups.items():
-        yield bag, lambda found=found: _eva_bag(path, found), found[0]["target"] or None
+        yield bag, partial(_eva_bag, path, found), found[0]["target"] or None
 
 
 def _eva_bag(path: Path, rows: list[dict[str, str]]) -> Arrays:
@@ -252,7 +255,7 @@ def _eva_bag(path: Path, rows: list[dict[str, str]]) -> Arrays:
 def _slide2vec(path: Path) -> Iterator[Slide]:
     for meta in sorted(path.glob("*.meta.json")):
         sample = meta.name.removesuffix(".meta.json")
-        yield sample, lambda meta=meta, sample=sample: _slide2vec_bag(path, meta, sample), None
+        yield sample, partial(_slide2vec_bag, path, meta, sample), None
 
 
 def _slide2vec_bag(path: Path, meta: Path, sample: str) -> Arrays:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def _bags(ids: list[str], features: np.ndarray, labels: Any, truth: np.ndarray |
         bags.setdefault(bag, []).append(row)
     for bag, rows in bags.items():
         arrays = {"features": features[rows]} | ({} if truth is None else {"instance_labels": truth[rows]})
-        yield bag, lambda arrays=arrays: arrays, int(labels[rows[0]] > 0)
+        yield bag, partial(dict, arrays), int(labels[rows[0]] > 0)
 
 
 def _lines(path: Path) -> list[str]:
@@ -93,9 +94,13 @@ def _andrews(path: Path) -> Iterator[_Slide]:
     yield from _bags(_from_zero(_full(found["bag_ids"])), _full(found["features"]), labels)
 
 
+def _cell(row: Any) -> dict[str, np.ndarray]:
+    return {"features": _full(row[0])}
+
+
 def _cells(path: Path) -> Iterator[_Slide]:
     for bag, row in enumerate(scipy.io.loadmat(path, variable_names="data")["data"]):
-        yield str(bag), lambda row=row: {"features": _full(row[0])}, int(_full(row[1]).item() > 0)
+        yield str(bag), partial(_cell, row), int(_full(row[1]).item() > 0)
 
 
 def _prtools(path: Path) -> Iterator[_Slide]:

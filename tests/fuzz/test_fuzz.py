@@ -133,7 +133,7 @@ def clam(tmp_path: Path) -> Path:
         (lambda reply: reply.update(extra=1), "breaks its schema"),
         (lambda reply: reply["slides"]["s"]["features"].update(xxh3="A"), "breaks its schema"),
         (lambda reply: reply.update(error="nonsense"), "breaks its schema"),
-        (lambda reply: {}["raised"], "the parent raised"),
+        (lambda reply: reply["nothing"], "the parent raised"),
     ],
 )
 def test_a_wrong_reader_is_caught(clam: Path, worker: Worker, plain: Child, change: Any, complaint: str) -> None:
@@ -164,18 +164,18 @@ def test_a_wrong_label_is_caught(tmp_path: Path, worker: Worker, plain: Child) -
 
 def test_a_hanging_reader_is_caught_and_one_that_dies_is_survived(tmp_path: Path, clam: Path, plain: Child) -> None:
     class Stopped(Worker):
-        signal = signal.SIGSTOP
+        sent = signal.SIGSTOP
 
         def request(self, *words: Any) -> dict[str, Any]:
             self.start()
             assert self.pid is not None
-            os.kill(self.pid, self.signal)
+            os.kill(self.pid, self.sent)
             return super().request(*words)
 
     with Stopped() as worker:
         verdict = ReaderOracle(worker, plain, 0.25).judge(clam)
         assert verdict == Verdict("failure", "hangs: no reply within 1 s")
-        worker.signal = signal.SIGKILL
+        worker.sent = signal.SIGKILL
         verdict = ReaderOracle(worker, plain, DEADLINE_S).judge(clam)
         assert verdict == Verdict("died", "its reader process died with signal 9 (SIGKILL)")
 
@@ -245,12 +245,12 @@ def test_another_store_in_its_place_is_caught(tmp_path: Path, stores: Child) -> 
     oracle = StoreOracle(stores, original, DEADLINE_S)
     assert oracle.judge(original, is_sealed=False) == Verdict("equal")
     shard = f"{seed.target}/shards/part-00000.arrow"
-    swapped = seed.files | {shard: seed.files[shard].replace(b"ARROW1", b"ARROW2")}
-    unit = Unit("store", seed.target, sealed(dict(swapped), seed.target))
-    assert oracle.judge(write_unit(unit, tmp_path / "sealed"), is_sealed=False) == Verdict("equal")
-    labels = bytes(seed.files[f"{seed.target}/splits.json"]).replace(b"S2", b"S1")
-    unit = Unit("store", seed.target, sealed(seed.files | {f"{seed.target}/splits.json": labels}, seed.target))
-    path = write_unit(unit, tmp_path / "labels")
+    swapped = {**seed.files, shard: seed.files[shard].replace(b"ARROW1", b"ARROW2")}
+    path = write_unit(Unit("store", seed.target, sealed(swapped, seed.target)), tmp_path / "shard")
+    assert oracle.judge(path, is_sealed=False) == Verdict("equal")
+    splits = f"{seed.target}/splits.json"
+    swapped = {**seed.files, splits: seed.files[splits].replace(b"S2", b"S1")}
+    path = write_unit(Unit("store", seed.target, sealed(swapped, seed.target)), tmp_path / "splits")
     assert oracle.judge(path, is_sealed=False) == Verdict("failure", "splits are not those that were written")
     assert oracle.judge(path, is_sealed=True) == Verdict("equal")
 
