@@ -24,7 +24,9 @@ from asmil.metrics.compare import (
 from asmil.metrics.delong import compare_auc_per_class
 from asmil.metrics.differences import Difference, holm, with_holm
 from asmil.metrics.intervals import clustered_bootstrap
+from asmil.metrics.resampling import paired_permutation
 from asmil.metrics.survival import harrell_c, null_c_spread
+from asmil.metrics.weighted import confusion_statistics
 
 FIRST = [0.61, 0.70, 0.66, 0.58, 0.73]
 SECOND = [0.55, 0.71, 0.60, 0.57, 0.65]
@@ -82,6 +84,11 @@ def test_classifiers_are_compared_in_every_metric() -> None:
         first.probabilities_BC, second.probabilities_BC, first.labels_B, first.class_names, groups=first.groups
     )
     assert [found[name] for name in by_class] == list(by_class.values())
+    swapped = paired_permutation(
+        confusion_statistics(first.labels_B, 3)["macro_f1"],
+        first.probabilities_BC.argmax(axis=1), second.probabilities_BC.argmax(axis=1), first.groups, permutations=2000,
+    )  # fmt: skip
+    assert found["macro_f1"].p_value == swapped.p_value
     assert "permutation" in found["macro_f1"].method
     assert "clustered" in found["auc[c0]"].method
 
@@ -151,6 +158,13 @@ def test_difference_of_c_is_the_mean_over_folds_resampled_within_them() -> None:
     assert (found.num_units, found.reason) == (120, None)
 
 
+def test_patients_are_drawn_within_their_fold_so_nobody_may_be_in_two() -> None:
+    first, second = _risks(1, 0.5), _risks(2, 1.0)
+    groups = ["patient1", *first.groups[1:]]
+    with pytest.raises(DataError, match="group 'patient1' lies in strata 0 and 1"):
+        compare_c(dataclasses.replace(first, groups=groups), dataclasses.replace(second, groups=groups))
+
+
 def test_a_fold_without_events_is_left_out_and_named() -> None:
     first, second = _risks(1, 0.5), _risks(2, 1.0)
     events_B = np.where(np.arange(120) % 3 == 1, 0, first.event_B)
@@ -188,6 +202,14 @@ def test_overlap_of_training_sets_widens_by_nadeau_and_bengios_factor() -> None:
     statistic = stats.ttest_rel(FIRST, SECOND).statistic / math.sqrt(1 + 5 / 4)
     assert corrected.p_value == pytest.approx(2 * stats.t.sf(statistic, 4))
     assert (corrected.unit, corrected.num_units) == ("folds", 5)
+
+
+def test_signed_ranks_see_ranks_not_sizes() -> None:
+    first, second = [0.51, 0.52, 0.53, 0.54, 0.5], [0.5, 0.5, 0.5, 0.5, 0.7]
+    found = compare_folds(first, second, test_per_train=0.25)
+    expected = stats.wilcoxon(np.subtract(first, second), method="exact").pvalue
+    assert found.p_exact == pytest.approx(expected)
+    assert expected < 1
 
 
 def test_signed_ranks_of_five_folds_cannot_reach_five_percent() -> None:
