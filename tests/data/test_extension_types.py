@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from asmil.data.config import LabelColumns
 from asmil.data.index import open_arrow, table_to_bytes
+from asmil.data.labels import read_label_table
 from asmil.data.store import BagStore
 from asmil.data.verify import damages
-from asmil.errors import IntegrityError
+from asmil.errors import DataError, IntegrityError
 from tests.data.stores import draw_bags, write_store
 from tests.faults.support import edit_manifest, rehash_shard
 
@@ -89,4 +92,13 @@ def test_shard_with_an_extension_type_is_a_damage(store: Path) -> None:
     rehash_shard(store)
     CALLS.clear()
     assert any("it holds Arrow extension types" in damage for damage in damages(BagStore.open(str(store))))
+    assert CALLS == []
+
+
+def test_a_label_file_with_an_extension_type_is_refused_before_its_code_runs(tmp_path: Path) -> None:
+    table = as_extension(pa.table({"slide": ["S0"], "target": [1]}), "target")
+    pq.write_table(table, tmp_path / "labels.parquet")
+    CALLS.clear()
+    with pytest.raises(DataError, match=r"labels\.parquet: columns of Arrow extension types are not read"):
+        read_label_table(tmp_path / "labels.parquet", LabelColumns())
     assert CALLS == []
