@@ -61,3 +61,13 @@ def test_a_folder_of_three_formats_is_refused_with_the_list(tmp_path: Path) -> N
         main([str(tmp_path / "source"), "--out", str(tmp_path / "store"), "--workers", "1"])
     for part in ("mix 3 formats", "1 x clam-h5", "1 x tensor-pt", "1 x dsmil-csv"):
         assert part in str(refused.value)
+
+
+def test_a_damaged_bag_of_a_folder_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unit = WRITERS["torchmil"](tmp_path)
+    damaged = unit / "features" / "bag_1.npy"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    main([str(unit), "--out", str(tmp_path / "store"), "--workers", "1"])
+    assert BagStore.open(str(tmp_path / "store")).slide_ids == ("bag_10", "bag_2")
+    said = capsys.readouterr()
+    assert f"left out: bag_1: {damaged} declares shape [4, 6]" in said.out + said.err
