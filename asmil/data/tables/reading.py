@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,8 @@ _EXCEL = (".xls", ".xlsx", ".xlsm", ".ods")
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError)
 _DECIMAL_COMMA = r"-?\d+,\d+"
 _WHOLE_NUMBER = r"-?\d+"
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]{32,}")  # Parquet keeps the Arrow schema like that in its footer
+_EXTENSION_TYPE = b"ARROW:extension:name"
 
 
 @dataclass(frozen=True)
@@ -224,10 +226,24 @@ def _with_decimal_comma(values: pd.Series) -> pd.Series:
 
 def _parquet_columns(path: Path) -> tuple[str, ...]:
     """The columns; extension types are seen before Arrow would run the code that is registered for them."""
-    described = (pq.read_metadata(path).metadata or {}).get(b"ARROW:schema", b"")
-    if b"ARROW:extension:name" in base64.b64decode(described):
+    with path.open("rb") as file:
+        footer = _last(file, int.from_bytes(_last(file, 8)[:4], "little") + 8)
+    if any(_EXTENSION_TYPE in decoded for text in _BASE64.findall(footer) for decoded in _readings(text)):
         raise DataError(f"{path}: columns of Arrow extension types are not read; write plain columns")
     return tuple(pq.read_schema(path).names)
+
+
+def _readings(text: bytes) -> Iterator[bytes]:
+    """What base64 text stands for, wherever in it the first group of four begins."""
+    for start in range(4):
+        whole = (len(text) - start) // 4 * 4
+        yield base64.b64decode(text[start : start + whole])
+
+
+def _last(file: BinaryIO, count: int) -> bytes:
+    """The last bytes of a file, all of it if it has fewer."""
+    file.seek(max(0, file.seek(0, io.SEEK_END) - count))
+    return file.read(count)
 
 
 def _reason(error: Exception) -> str:
