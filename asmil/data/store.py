@@ -187,7 +187,9 @@ class BagStore:
             return None
         content = _read_checked(self.location, LABELS_FILE, self.info.labels_sha256)
         try:
-            frame = open_arrow(content).read_all().to_pandas()
+            table = open_arrow(content).read_all()
+            table.validate(full=True)
+            frame = table.to_pandas()
         except Exception as error:  # a damaged Arrow file raises more than ArrowInvalid
             raise IntegrityError(f"{self.uri}/{LABELS_FILE}: not a table ({error}); convert the source again") from None
         assert isinstance(frame, pd.DataFrame)
@@ -349,7 +351,7 @@ def _why_no_store(root: Path | None) -> str:
         return "an empty directory, not a store"
     return (
         f"not a store: {DATASET_FILE} is missing beside {', '.join(names)} (other data, or left by an interrupted "
-        "conversion: then delete the directory)"
+        "conversion: then finish it with --resume, or delete the directory)"
     )
 
 

@@ -39,54 +39,59 @@ def reference(source: Path) -> dict[str, str]:
     return contents(out)
 
 
-def command(source: Path, out: Path, **faults: object) -> subprocess.Popen[bytes]:
-    """The command, counting its file events below the store."""
+def status_of_command(source: Path, out: Path, **faults: object) -> int:
+    """Run the command, counting its file events below the store, and wait for its end and that of its workers."""
     words = [sys.executable, "-m", "asmil.data.pack", str(source), "--out", str(out), "--workers", "1"]
     faults |= {"store": str(out), "count": str(out.parent / "events")}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*words, "--shard-mib", "1"],
         env={**os.environ, **fault_environment(**faults)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )
+    ) as command:
+        try:
+            status = command.wait(60)
+            wait_until_gone(command.pid)
+            return status
+        finally:
+            command.kill()
 
 
 @pytest.fixture(scope="module")
 def num_events(source: Path, reference: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> int:
     """File events of the whole command."""
     folder = tmp_path_factory.mktemp("events")
-    assert command(source, folder / "store").wait(60) == 0
+    assert status_of_command(source, folder / "store") == 0
     assert contents(folder / "store") == reference
     return (folder / "events").stat().st_size
 
 
-@pytest.mark.slow  # 20 commands of more than a second each
+@pytest.mark.parametrize("part", range(NUM_POINTS))
 def test_killed_at_any_event_it_is_no_store_or_all_of_it_and_resume_finishes(
-    source: Path, reference: dict[str, str], num_events: int, tmp_path: Path
+    source: Path, reference: dict[str, str], num_events: int, tmp_path: Path, part: int
 ) -> None:
     assert num_events > 2 * NUM_POINTS
-    seen = set()
-    for point in sorted(random.Random(0).sample(range(num_events), NUM_POINTS)):
-        out = tmp_path / str(point) / "store"
-        out.parent.mkdir()
-        killed = command(source, out, kill_at=point)
-        assert killed.wait(60) == -signal.SIGKILL, point
-        wait_until_gone(killed.pid)
-        seen.add(_state_after_a_kill(out, reference))
-        run([source], out, replace(options(), resume=True))
-        assert contents(out) == reference, point
-    assert seen >= {"nothing finished", "some shards finished", "all shards finished"}
+    point = random.Random(part).choice(range(part * num_events // NUM_POINTS, (part + 1) * num_events // NUM_POINTS))
+    out = tmp_path / "store"
+    assert status_of_command(source, out, kill_at=point) == -signal.SIGKILL, point
+    state = _state_after_a_kill(out, reference)
+    assert state != "complete" or part == NUM_POINTS - 1
+    run([source], out, replace(options(), resume=True))
+    assert contents(out) == reference, (point, state)
 
 
-def test_killed_before_the_last_event_the_store_is_complete(
-    source: Path, reference: dict[str, str], num_events: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("events_left", "expected"), [(1, "complete"), (None, "nothing finished")], ids=["last", "first"]
+)
+def test_killed_before_the_last_event_the_store_is_complete_and_before_the_first_there_is_nothing(
+    source: Path, reference: dict[str, str], num_events: int, tmp_path: Path, events_left: int | None, expected: str
 ) -> None:
     out = tmp_path / "store"
-    assert command(source, out, kill_at=num_events - 1).wait(60) == -signal.SIGKILL
-    assert _state_after_a_kill(out, reference) == "complete"
-    assert run([source], out, replace(options(), resume=True)) == [
-        f"{out}: this store is complete; there is nothing to resume"
-    ]
+    kill_at = 0 if events_left is None else num_events - events_left
+    assert status_of_command(source, out, kill_at=kill_at) == -signal.SIGKILL
+    assert _state_after_a_kill(out, reference) == expected
+    said = run([source], out, replace(options(), resume=True))
+    assert (said == [f"{out}: this store is complete; there is nothing to resume"]) == (expected == "complete")
     assert contents(out) == reference
 
 
@@ -98,7 +103,7 @@ def _state_after_a_kill(out: Path, reference: dict[str, str]) -> str:
         assert {name: found[name] for name in reference} == reference
         assert store.slide_ids == (*SHARDS, "S3")
         return "complete"
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"no such directory|an empty directory|finish it with --resume, or delete"):
         BagStore.open(str(out))
     for path in out.glob("shards/part-*.arrow"):  # a shard has its name only when all of it is there
         assert contents(out)[f"shards/{path.name}"] == reference[f"shards/{path.name}"]
