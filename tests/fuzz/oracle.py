@@ -23,6 +23,7 @@ __all__ = ["Asked", "Outcome", "ReaderOracle", "Verdict"]
 GRACE_S = 5.0  # for ending a process that took too long
 _PLAIN_DEADLINE_S = 60.0
 _RETRY_FACTOR = 4
+_DEFECT = re.compile(r"its reader failed \((NameError|UnboundLocalError|AttributeError|AssertionError):")
 _READ = sent_options(ReadOptions())
 
 Outcome = Literal["equal", "refused", "died", "slow", "failure"]
@@ -208,7 +209,7 @@ def _text_of(reply: Mapping[str, Any]) -> str:
 
 
 def _problem(problem: Problem) -> Verdict:
-    if "defect of detection" in problem.reason:
+    if "defect of detection" in problem.reason or _DEFECT.match(problem.reason):
         return Verdict("failure", problem.reason)
     if problem.reason.startswith("its reader failed"):
         return Verdict("refused", "no clear message: " + re.sub(r"/\S+", "…", problem.reason)[:160])

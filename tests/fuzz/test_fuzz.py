@@ -121,6 +121,11 @@ def clam(tmp_path: Path) -> Path:
     return WRITERS["clam-h5"](tmp_path)
 
 
+def refused(reply: dict[str, Any], reason: str) -> None:
+    reply.clear()
+    reply.update(error="problem", problem={"kind": "unreadable", "reason": reason})
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -134,6 +139,8 @@ def clam(tmp_path: Path) -> Path:
         (lambda reply: reply["slides"]["s"]["features"].update(xxh3="A"), "breaks its schema"),
         (lambda reply: reply.update(error="nonsense"), "breaks its schema"),
         (lambda reply: reply["nothing"], "the parent raised"),
+        (lambda reply: refused(reply, "it fits two formats; this is a defect of detection"), "defect of detection"),
+        (lambda reply: refused(reply, "its reader failed (NameError: name 'x' is not defined)"), "NameError"),
     ],
 )
 def test_a_wrong_reader_is_caught(clam: Path, worker: Worker, plain: Child, change: Any, complaint: str) -> None:

@@ -123,6 +123,8 @@ def _checked_header(stream: IO[bytes], num_bytes: int, where: str) -> NpyHeader:
             shape, _, dtype = read(stream)
         except MemoryError as error:  # what the parser of the header raises when it is nested too deeply
             raise ValueError(f"a header nested too deeply {error}") from None
+        if any(isinstance(extent, bool) for extent in shape):  # NumPy takes them for whole numbers at times
+            raise ValueError(f"shape {shape}")
     if dtype.kind not in _NUMERIC_KINDS or dtype.hasobject:
         raise DataError(f"{where} has dtype {dtype}, expected numbers; objects and pickles are never read")
     if math.prod(shape) * dtype.itemsize > MAX_ARRAY_BYTES:

@@ -33,7 +33,7 @@ def first_lines(path: Path) -> list[str]:
         text = head.decode("ascii")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError):
         return []
-    lines = text.splitlines()
+    lines = [line.removesuffix("\r") for line in text.split("\n")]  # as in `numbered_lines`, no other line ends
     if len(head) == _SNIFFED_BYTES and len(lines) > 1:
         lines.pop()
     return [line for line in lines if line.strip()]
