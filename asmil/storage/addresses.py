@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -46,9 +45,9 @@ def local_path(uri: str) -> Path | None:
 def open_fs(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """The file system an address belongs to, and the path in it.
 
-    `s3://` and `gs://` are opened by pyarrow, without its own retries; every other scheme by fsspec, wrapped for
-    pyarrow. S3 takes credentials, `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, `AWS_REGION` or `AWS_DEFAULT_REGION`
-    and `AWS_CA_BUNDLE` from the environment.
+    `s3://` is opened by pyarrow, without its own retries; every other scheme by fsspec, wrapped for pyarrow (pyarrow's
+    own client for `gs://` would ask for all that follows a range, too). S3 takes credentials, `AWS_ENDPOINT_URL_S3` or
+    `AWS_ENDPOINT_URL`, `AWS_REGION` or `AWS_DEFAULT_REGION` and `AWS_CA_BUNDLE` from the environment.
 
     Args:
         uri: A local path, or an address such as `s3://bucket/prefix`.
@@ -69,8 +68,6 @@ def open_fs(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     rest = rest.rstrip("/")
     if scheme == "s3":
         return _s3(rest.partition("/")[0]), rest
-    if scheme in ("gs", "gcs"):
-        return pyarrow.fs.GcsFileSystem(retry_time_limit=timedelta(seconds=CONNECT_TIMEOUT_S)), rest
     return _through_fsspec(scheme, uri.rstrip("/"))
 
 

@@ -21,6 +21,8 @@ from asmil.storage.retries import RetryPolicy, failure_of, reason_of
 __all__ = ["LocalLocation", "Location", "RemoteLocation", "open_location"]
 
 RETRY = RetryPolicy()
+GOOGLE_RETRY = RetryPolicy(attempts=2)
+"""Google's client repeats a failed request six times by itself, over about half a minute."""
 MAX_OPEN_OBJECTS = 1024
 sleep = time.sleep
 
@@ -135,7 +137,7 @@ class RemoteLocation:
     def __init__(self, uri: str, retry: RetryPolicy | None = None) -> None:
         self.uri = uri.rstrip("/")
         self.local_root: Path | None = None
-        self._retry = retry or RETRY
+        self._retry = retry or (GOOGLE_RETRY if uri.startswith(("gs:", "gcs:")) else RETRY)
         self._process: int | None = None
         self._connect()
 
@@ -146,7 +148,7 @@ class RemoteLocation:
         self.__init__(state["uri"], state["retry"])  # type: ignore[misc]
 
     def read_file(self, name: str, *, max_bytes: int) -> bytes:
-        """As `Location.read_file`; one request, for S3 and GCS two."""
+        """As `Location.read_file`; one request, for S3 two."""
         where = f"{self.uri}/{name}"
         try:
             content = self._repeat(name, lambda: self._client().read_all(name, max_bytes))
@@ -267,7 +269,7 @@ class _Client(Protocol):
 
 
 class _ArrowClient:
-    """S3 and GCS. Opening an object costs one request for its size; objects stay open, so it is paid once."""
+    """S3. Opening an object costs one request for its size; objects stay open, so it is paid once."""
 
     def __init__(self, filesystem: pyarrow.fs.FileSystem, root: str) -> None:
         self._filesystem = filesystem
@@ -325,6 +327,7 @@ class _FsspecClient:
         protocol = self._filesystem.protocol
         if "http" in ((protocol,) if isinstance(protocol, str) else protocol):
             return None  # what an index page lists is a guess
+        self._filesystem.invalidate_cache()  # shared by all users of this file system in the process
         found = self._filesystem.ls(f"{self._root}/{folder}", detail=True)
         return {
             f"{folder}/{entry['name'].rpartition('/')[2]}": entry["size"] for entry in found if entry["type"] == "file"

@@ -24,7 +24,8 @@ _DENIED = (
     "UNAUTHENTICATED",
     "InvalidAccessKeyId",
     "ExpiredToken",
-    "OAuth2 access token",
+    "Forbidden: ",
+    "default credentials were not found",
 )
 _MISSING = ("NO_SUCH_KEY", "NO_SUCH_BUCKET", "RESOURCE_NOT_FOUND", "NOT_FOUND")
 _PASSING_STATUS = (408, 425, 429)
@@ -61,7 +62,7 @@ class RetryPolicy:
 def failure_of(error: Exception) -> Failure:
     """What a failed request means; whatever is not known to be final may pass.
 
-    pyarrow gives errors of S3 and GCS as text, clients over HTTP as a status.
+    pyarrow gives errors of S3 as text, clients over HTTP a status, and Google's client some of both.
     """
     if isinstance(error, FileNotFoundError):
         return "missing"

@@ -25,7 +25,7 @@ from tests.storage.object_server import ObjectServer
 
 BAGS = draw_bags([3, 2, 400, 5, 1], num_features=4)
 TABLE = pd.DataFrame({"slide": list(BAGS), "target": [0, 1, 1, 0, 1]})
-SCHEMES = pytest.mark.parametrize("scheme", ["s3", "http"])
+SCHEMES = pytest.mark.parametrize("scheme", ["s3", "gs", "http"])
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_one_get_per_stored_slide_after_opening(object_server: ObjectServer, dir
     store = BagStore.open(address(object_server, scheme))
     assert (store.uri, store.local_root) == (address(object_server, scheme), None)
     assert len(store.info.shards) > 1
-    assert object_server.count("GET", ".arrow") == object_server.count("GET", "index.arrow"), "no shard is touched"
+    assert not any("part-" in request.path for request in object_server.requests), "no shard is touched"
     object_server.forget_requests()
     check_bags(store)
     check_bags(store)
@@ -60,7 +60,7 @@ def test_one_get_per_stored_slide_after_opening(object_server: ObjectServer, dir
     for asked, slide_id in zip([r for r in object_server.requests if r.method == "GET"], [*BAGS, *BAGS], strict=True):
         row = store.index.row(slide_id)
         assert (asked.first, asked.last) == (row.feat_offset, row.coord_offset + row.coord_nbytes - 1)
-    heads = 0 if scheme == "http" else len(store.info.shards)  # S3: the size, once per shard
+    heads = len(store.info.shards) if scheme == "s3" else 0  # S3: the size, once per shard
     assert object_server.count("HEAD") == heads
 
 
@@ -74,7 +74,7 @@ def test_opening_costs_the_same_whatever_the_number_of_shards(
         object_server.forget_requests()
         BagStore.open(object_server.address(scheme, f"bucket/{name}"))
         requests.append(len(object_server.requests))
-    assert requests[0] == requests[1] == {"s3": 5, "http": 2}[scheme]
+    assert requests[0] == requests[1] == {"s3": 5, "gs": 3, "http": 2}[scheme]
 
 
 @SCHEMES
@@ -107,7 +107,7 @@ def test_fsspec_addresses_open_the_same_way(tmp_path: Path) -> None:
         assert verify([uri]) == 0
 
 
-@pytest.mark.parametrize(("scheme", "method"), [("s3", "fork"), ("http", "fork"), ("s3", "spawn")])
+@pytest.mark.parametrize(("scheme", "method"), [("s3", "fork"), ("gs", "fork"), ("http", "fork"), ("s3", "spawn")])
 def test_other_processes_read_a_store_that_was_opened_here(
     object_server: ObjectServer, directory: Path, scheme: str, method: str
 ) -> None:
@@ -145,7 +145,7 @@ def test_a_listing_shows_missing_and_cut_shards_at_once(object_server: ObjectSer
 def test_without_a_listing_missing_and_cut_shards_fail_their_bags_only(
     object_server: ObjectServer, directory: Path, pauses: list[float], scheme: str
 ) -> None:
-    object_server.fail("list-type", itertools.repeat(403))
+    object_server.fail("prefix=", itertools.repeat(403))
     store = BagStore.open(address(object_server, scheme))
     first, last = shard_paths(directory)[0], shard_paths(directory)[-1]
     row = store.index.row("S4")
@@ -155,13 +155,14 @@ def test_without_a_listing_missing_and_cut_shards_fail_their_bags_only(
         IntegrityError, match=rf"bag 'S4', features: the file ends early: expected {row.feat_nbytes} .*got 3"
     ):
         store.read("S4")
-    assert len(pauses) == 4, "it could have been the network"
+    num_pauses = 1 if scheme == "gs" else 4
+    assert len(pauses) == num_pauses, "it could have been the network"
     first.unlink()
     with pytest.raises(
         IntegrityError, match=r"part-00000\.arrow, bag 'S0': cannot be read \(.*no such object\); restore"
     ):
         store.read("S0")
-    assert len(pauses) == 4
+    assert len(pauses) == num_pauses
 
 
 @SCHEMES
@@ -189,7 +190,7 @@ def test_verify_of_a_remote_store(
     assert verify([uri]) == 0
     assert capsys.readouterr().out.startswith(f"{uri}: 5 bags, 411 instances, ")
     num_shards = len(shard_paths(directory))
-    assert sum(object_server.count("GET", f"part-0000{i}.arrow") for i in range(9)) == num_shards, "each read once"
+    assert sum(r.method == "GET" and "part-" in r.path for r in object_server.requests) == num_shards, "each read once"
     row = BagStore.open(uri).index.row("S2")
     path = shard_paths(directory)[row.shard]
     flip_bit(path, row.feat_offset)

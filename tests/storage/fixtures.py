@@ -31,7 +31,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def object_server(
     running_object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> Iterator[ObjectServer]:
-    """The server, empty and well-behaved, as the endpoint of S3; nothing pauses between attempts."""
+    """The server, empty and well-behaved, as endpoint of S3 and Google's store; nothing pauses between attempts."""
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
@@ -40,6 +40,8 @@ def object_server(
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "STORAGE_EMULATOR_HOST": running_object_server.endpoint,
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     }.items():
         monkeypatch.setenv(name, value)
     (running_object_server.folder / "bucket").mkdir()

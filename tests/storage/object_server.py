@@ -1,7 +1,8 @@
-"""A small object store on loopback that speaks plain HTTP and as much S3 as reading needs, and misbehaves on demand."""
+"""An object store on loopback: plain HTTP, as much of S3 and of Google's JSON API as reading needs, and faults."""
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterable, Iterator
@@ -63,8 +64,8 @@ class ObjectServer:
         self.requests.clear()
 
     def address(self, scheme: str, path: str) -> str:
-        """The address of a path below the folder: `s3` or `http`."""
-        return f"s3://{path}" if scheme == "s3" else f"{self.endpoint}/{path}"
+        """The address of a path below the folder: `s3`, `gs` or `http`."""
+        return f"{self.endpoint}/{path}" if scheme == "http" else f"{scheme}://{path}"
 
     def count(self, method: str, name: str = "") -> int:
         """Requests so far whose path ends so."""
@@ -126,9 +127,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(fault, int):
             self._answer_error(fault)
         elif "list-type" in query:
-            self._answer(200, self._listing(unquote(url.path).strip("/"), query.get("prefix", "")))
+            self._answer(200, self._s3_listing(unquote(url.path).strip("/"), query.get("prefix", "")))
+        elif asked := re.fullmatch(r"/storage/v1/b/([^/]+)/o", url.path):
+            self._answer(200, self._google_listing(asked[1], query.get("prefix", "")))
         else:
-            self._answer_file(owner.folder / unquote(url.path).strip("/"), first, last, fault)
+            path = re.sub(r"^/download/storage/v1/b/([^/]+)/o/", r"/\1/", url.path)
+            self._answer_file(owner.folder / unquote(path).strip("/"), first, last, fault)
 
     def _answer_error(self, status: int) -> None:
         code = _CODES.get(status, "Other")
@@ -166,15 +170,27 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "stall":
             self.server.owner.closing.wait(60)
 
-    def _listing(self, bucket: str, prefix: str) -> bytes:
+    def _s3_listing(self, bucket: str, prefix: str) -> bytes:
         """The files below a prefix that ends with the delimiter, and what folders there are."""
-        root = self.server.owner.folder / bucket
-        names = sorted((root / prefix).iterdir()) if (root / prefix).is_dir() else []
         entries = "".join(
             f"<Contents><Key>{escape(prefix + path.name)}</Key><Size>{path.stat().st_size}</Size>"
             "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
             if path.is_file()
             else f"<CommonPrefixes><Prefix>{escape(prefix + path.name)}/</Prefix></CommonPrefixes>"
-            for path in names
+            for path in self._names(bucket, prefix)
         )
         return f"<?xml version='1.0'?><ListBucketResult><Name>{bucket}</Name>{entries}</ListBucketResult>".encode()
+
+    def _google_listing(self, bucket: str, prefix: str) -> bytes:
+        names = self._names(bucket, prefix)
+        items = [
+            {"name": prefix + path.name, "bucket": bucket, "size": str(path.stat().st_size)}
+            for path in names
+            if path.is_file()
+        ]
+        prefixes = [f"{prefix}{path.name}/" for path in names if path.is_dir()]
+        return json.dumps({"items": items, "prefixes": prefixes}).encode()
+
+    def _names(self, bucket: str, prefix: str) -> list[Path]:
+        folder = self.server.owner.folder / bucket / prefix
+        return sorted(folder.iterdir()) if folder.is_dir() else []

@@ -215,6 +215,18 @@ def test_listing_that_is_denied_gives_no_sizes_and_listing_that_fails_is_repeate
     assert len(pauses) == 1
 
 
+def test_googles_own_repetitions_count(object_server: ObjectServer, pauses: list[float]) -> None:
+    (object_server.folder / "bucket/a").write_bytes(CONTENT)
+    location = open_location("gs://bucket")
+    object_server.fail("GET .*/a", [403])
+    with pytest.raises(EnvironmentProblem, match=r"^gs://bucket/a: access denied \(Forbidden"):
+        read_some(location)
+    assert (pauses, object_server.count("GET")) == ([], 1)
+    object_server.fail("GET .*/a", [503])
+    assert read_some(location) == CONTENT[100:50_100]
+    assert (pauses, object_server.count("GET")) == ([], 3)
+
+
 def test_an_endpoint_where_nothing_listens_is_named(
     object_server: ObjectServer, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
