@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=_positive, metavar="N", help="processes that read and convert (default: one per CPU)"
     )
     running.add_argument(
-        "--shard-mib", type=_positive, default=512, metavar="MIB", help="size of a shard in MiB (default: %(default)s)"
+        "--shard-mib",
+        type=_positive,
+        metavar="MIB",
+        help="size of a shard in MiB (default: a sixteenth of the store, 64 to 512)",
     )
     running.add_argument(
         "--reader-memory",

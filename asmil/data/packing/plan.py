@@ -22,7 +22,7 @@ from asmil.data.schema import (
 )
 from asmil.errors import DataError
 
-__all__ = ["Plan", "PlannedShard", "make_plan", "merge_facts"]
+__all__ = ["Plan", "PlannedShard", "make_plan", "merge_facts", "usual_shard_bytes"]
 
 FACT_FIELDS = ("encoder", "magnification", "mpp", "tile_size", "coord_unit", "coord_origin")
 
@@ -87,7 +87,7 @@ def make_plan(
     dtype: FeatureDtype | None,
     given_facts: Mapping[str, Any],
     read: Mapping[str, Any],
-    shard_bytes: int,
+    shard_bytes: int | None,
     skip_bad: bool,
 ) -> Plan:
     """Decide what goes into which shard; a pure function of what the scan found.
@@ -97,7 +97,7 @@ def make_plan(
         dtype: Dtype of the store; None takes that of the format.
         given_facts: What the user says about the features.
         read: Options of the readers.
-        shard_bytes: A shard closes after the slide that crosses this size.
+        shard_bytes: A shard closes after the slide that crosses this size; None takes `usual_shard_bytes`.
         skip_bad: Leave slides with bad ids out instead of refusing them.
 
     Raises:
@@ -121,8 +121,9 @@ def make_plan(
         raise DataError(f"no slide can be converted; the first of {len(problems)}: {path}: {problem.reason}")
     common = _common(slides)
     settings = [dtype, dict(read)]
+    size = shard_bytes or usual_shard_bytes(sum(_stored_bytes(slide.header, dtype) for slide in slides))
     return Plan(
-        shards=_shards(slides, dtype, shard_bytes, settings, scan.fingerprints),
+        shards=_shards(slides, dtype, size, settings, scan.fingerprints),
         num_features=common.num_features,
         dtype=dtype,
         coord_dtype=common.coords,
@@ -132,6 +133,16 @@ def make_plan(
         problems=problems,
         read=read,
     )
+
+
+def usual_shard_bytes(store_bytes: int) -> int:
+    """A sixteenth of the store, so that several processes have work on a small one, but 64 to 512 MiB.
+
+    Example:
+        >>> [usual_shard_bytes(gib << 30) >> 20 for gib in (0, 1, 4, 8, 500)]
+        [64, 64, 256, 512, 512]
+    """
+    return min(max(store_bytes // 16, 64 << 20), 512 << 20)
 
 
 def merge_facts(units: Sequence[Unit], given: Mapping[str, Any]) -> DatasetFacts:

@@ -53,7 +53,7 @@ class PackOptions:
         clip: Clip finite values beyond the range of the dtype, and count them.
         strict: Refuse if any slide has to be left out.
         skip_bad: Leave out slides that their producer must correct, such as those with NaN, instead of refusing them.
-        shard_mib: A shard closes after the slide that crosses this size.
+        shard_mib: A shard closes after the slide that crosses this size; None takes `plan.usual_shard_bytes`.
         limits: What each process may take.
     """
 
@@ -66,7 +66,7 @@ class PackOptions:
     clip: bool = False
     strict: bool = False
     skip_bad: bool = False
-    shard_mib: int = 512
+    shard_mib: int | None = None
     limits: ReaderLimits = field(default_factory=ReaderLimits)
 
 
@@ -169,7 +169,7 @@ class _Conversion:
             dtype=self._options.dtype,
             given_facts=self._options.facts,
             read=self._read,
-            shard_bytes=self._options.shard_mib << 20,
+            shard_bytes=None if self._options.shard_mib is None else self._options.shard_mib << 20,
             skip_bad=self._options.skip_bad,
         )
         if plan.no_tissue:
