@@ -22,7 +22,7 @@ __all__ = ["DESCRIPTIONS", "STORE_FOLDER", "Reader", "draw_lengths", "open_reade
 STORE_FOLDER = "store"
 DESCRIPTIONS = {
     "store": "store: Arrow shards, float16, one batch per bag; checksum verified",
-    "preadv": "bare preadv of the same bytes into one buffer; no checksum",
+    "preadv": "bare preadv of the same bytes into two buffers; no checksum",
     "h5_1_row_chunks": "TRIDENT, newer CLAM: .h5, float32, chunks of 1 row",
     "h5_32_row_chunks": "CLAM: .h5, float32, chunks of 32 rows",
     "pt": ".pt tensor, float32",
@@ -102,9 +102,11 @@ def open_readers(folder: Path, num_foreign: int) -> Iterator[Mapping[str, Reader
 def _bare_preadv(store: BagStore, descriptors: Sequence[int]) -> Callable[[str], object]:
     rows = {slide: store.index.row(slide) for slide in store.slide_ids}
     buffer = memoryview(bytearray(max(row.feat_nbytes for row in rows.values())))
+    coords = memoryview(bytearray(max(row.coord_nbytes for row in rows.values())))
 
     def read(slide: str) -> int:
         row = rows[slide]
-        return os.preadv(descriptors[row.shard], [buffer[: row.feat_nbytes]], row.feat_offset)
+        num_read = os.preadv(descriptors[row.shard], [buffer[: row.feat_nbytes]], row.feat_offset)
+        return num_read + os.preadv(descriptors[row.shard], [coords[: row.coord_nbytes]], row.coord_offset)
 
     return read

@@ -88,7 +88,7 @@ class CachedBlocks:
         self._copies = _CachedShards(config, location, info.dataset_id, info.shards)
         self._copies.keep()
         self._ranged = RangedBlocks(location)
-        self._is_mapped = is_mapped
+        self.is_mapped = is_mapped
 
     def read_blocks(self, name: str, blocks: Sequence[Block]) -> list[FoundBlock]:
         """As `BlockReader.read_blocks`.
@@ -109,7 +109,7 @@ class CachedBlocks:
 
     def view(self, name: str, offset: int, nbytes: int) -> np.ndarray | None:
         """As `BlockReader.view`; None also for a shard that has no room in the cache."""
-        if not self._is_mapped:
+        if not self.is_mapped:
             return None
         try:
             return self._copies.view(name, offset, nbytes)

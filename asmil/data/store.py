@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -153,7 +152,7 @@ class BagStore:
         A single slide of a mapped store is not copied.
         """
         rows = [self._row(slide_id) for slide_id in slide_ids]
-        if len(rows) == 1 and not pin_memory:
+        if len(rows) == 1 and not pin_memory and self._blocks.is_mapped:
             mapped = self._mapped(slide_ids[0], rows[0])
             if mapped is not None:
                 return mapped
@@ -169,12 +168,15 @@ class BagStore:
         features, coords, labels = _bytes_of(features_MD), _bytes_of(coords_M2), _bytes_of(labels_M)
         done_feat = done_coord = done_label = 0
         for slide_id, row in zip(slide_ids, rows, strict=True):
-            parts = (
-                features[done_feat : (done_feat := done_feat + row.feat_nbytes)],
-                coords[done_coord : (done_coord := done_coord + row.coord_nbytes)],
-                labels[done_label : (done_label := done_label + row.label_nbytes)],
-            )
-            self._fill(slide_id, row, parts)
+            part = features[done_feat : (done_feat := done_feat + row.feat_nbytes)]
+            blocks = [Block(row.feat_offset, part, row.xxh3_feat)]
+            if row.coord_nbytes:
+                part = coords[done_coord : (done_coord := done_coord + row.coord_nbytes)]
+                blocks.append(Block(row.coord_offset, part, row.xxh3_coord))
+            if row.label_nbytes:
+                part = labels[done_label : (done_label := done_label + row.label_nbytes)]
+                blocks.append(Block(row.label_offset, part, row.xxh3_label))
+            self._fill(slide_id, row, blocks)
         return packed
 
     def labels(self) -> pd.DataFrame | None:
@@ -229,16 +231,16 @@ class BagStore:
                 f"{self.uri}: no slide {slide_id!r} in {which}, which has {len(self.slide_ids)} slides"
             ) from None
 
-    def _fill(self, slide_id: str, row: IndexRow, parts: Sequence[memoryview]) -> None:
+    def _fill(self, slide_id: str, row: IndexRow, blocks: Sequence[Block]) -> None:
         """Read the blocks of a slide into memory and check them."""
         shard = self.info.shards[row.shard].name
-        columns = [column for column in _columns(row) if column.nbytes]
-        filled = [part for part in parts if len(part)]
-        asked = [Block(column.offset, part, column.xxh3) for column, part in zip(columns, filled, strict=True)]
-        with self._unreadable(shard, slide_id):
-            found = self._blocks.read_blocks(shard, asked)
-        for column, block in zip(columns, found, strict=True):
-            self._check(shard, slide_id, column, block)
+        try:
+            found = self._blocks.read_blocks(shard, blocks)
+        except OSError as error:
+            raise self._unreadable(shard, slide_id, error) from error
+        for asked, block in zip(blocks, found, strict=True):
+            if block.xxh3 != asked.xxh3 or block.num_read != len(asked.buffer):
+                raise self._damaged(shard, slide_id, _column_at(row, asked.offset), block)
 
     def _mapped(self, slide_id: str, row: IndexRow) -> PackedSlides | None:
         """A slide whose tensors are views of a private map; None if there is none, or its bytes are not those written.
@@ -250,8 +252,10 @@ class BagStore:
         for column in _columns(row):
             if column.nbytes == 0:
                 continue
-            with self._unreadable(shard, slide_id):
+            try:
                 view = self._blocks.view(shard, column.offset, column.nbytes)
+            except OSError as error:
+                raise self._unreadable(shard, slide_id, error) from error
             if view is None or column.offset % _MAP_ALIGNMENT:
                 return None
             if len(view) != column.nbytes or xxhash.xxh3_64_intdigest(view.data) != column.xxh3:
@@ -266,28 +270,22 @@ class BagStore:
             tensors.get("instance_label"),
         )
 
-    @contextlib.contextmanager
-    def _unreadable(self, shard: str, slide_id: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise IntegrityError(
-                f"{self.uri}: shard {shard}, bag {slide_id!r}: cannot be read ({error}); "
-                "restore the shard or convert again"
-            ) from error
+    def _unreadable(self, shard: str, slide_id: str, error: OSError) -> IntegrityError:
+        return IntegrityError(
+            f"{self.uri}: shard {shard}, bag {slide_id!r}: cannot be read ({error}); restore the shard or convert again"
+        )
 
-    def _check(self, shard: str, slide_id: str, column: _Column, found: FoundBlock) -> None:
+    def _damaged(self, shard: str, slide_id: str, column: _Column, found: FoundBlock) -> IntegrityError:
         where = f"{self.uri}: shard {shard}, bag {slide_id!r}, {column.name}"
         if found.num_read != column.nbytes:
-            raise IntegrityError(
+            return IntegrityError(
                 f"{where}: the file ends early: expected {column.nbytes} bytes at offset {column.offset}, "
                 f"got {found.num_read}; restore the shard from a copy or convert again"
             )
-        if found.xxh3 != column.xxh3:
-            raise IntegrityError(
-                f"{where}: checksum mismatch: expected xxh3 {column.xxh3:016x}, got {found.xxh3:016x}; "
-                "restore the shard from a copy or convert again"
-            )
+        return IntegrityError(
+            f"{where}: checksum mismatch: expected xxh3 {column.xxh3:016x}, got {found.xxh3:016x}; "
+            "restore the shard from a copy or convert again"
+        )
 
 
 class _Column(NamedTuple):
@@ -305,6 +303,10 @@ def _columns(row: IndexRow) -> tuple[_Column, _Column, _Column]:
         _Column("coords", row.coord_offset, row.coord_nbytes, row.xxh3_coord),
         _Column("instance_label", row.label_offset, row.label_nbytes, row.xxh3_label),
     )
+
+
+def _column_at(row: IndexRow, offset: int) -> _Column:
+    return next(column for column in _columns(row) if column.nbytes and column.offset == offset)
 
 
 def _bytes_of(tensor: Tensor | None) -> memoryview:

@@ -48,6 +48,11 @@ class BlockReader(Protocol):
     threads, pickle small and without open files, and work in forked and spawned processes.
     """
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether `view` may give anything."""
+        ...
+
     def read_blocks(self, name: str, blocks: Sequence[Block]) -> list[FoundBlock]:
         """Fill the buffers of some blocks, none of them empty, that lie close together in one file.
 
@@ -76,7 +81,7 @@ class LocalBlocks:
 
     def __init__(self, root: Path, *, is_mapped: bool = False) -> None:
         self._files = RangeReader(root)
-        self._is_mapped = is_mapped
+        self.is_mapped = is_mapped
 
     def read_blocks(self, name: str, blocks: Sequence[Block]) -> list[FoundBlock]:
         """As `BlockReader.read_blocks`."""
@@ -84,7 +89,7 @@ class LocalBlocks:
 
     def view(self, name: str, offset: int, nbytes: int) -> np.ndarray | None:
         """As `BlockReader.view`."""
-        return self._files.view(name, offset, nbytes) if self._is_mapped else None
+        return self._files.view(name, offset, nbytes) if self.is_mapped else None
 
 
 class RangedBlocks:
@@ -95,6 +100,8 @@ class RangedBlocks:
     Args:
         location: The folder.
     """
+
+    is_mapped = False
 
     def __init__(self, location: Location) -> None:
         self._location = location

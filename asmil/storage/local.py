@@ -15,7 +15,6 @@ import xxhash
 __all__ = ["OpenFile", "RangeReader"]
 
 MAX_OPEN_FILES = 128
-PIECE_BYTES = 1 << 20
 
 
 class OpenFile:
@@ -75,8 +74,8 @@ class RangeReader:
     def read_into(self, name: str, offset: int, buffer: memoryview) -> tuple[int, int]:
         """Fill a buffer from a position of a file and hash what was read.
 
-        The range is read in pieces that are hashed while they lie in the processor's cache; smaller pieces cost more in
-        system calls than they save. Nothing is mapped: a file cut short while mapped kills the process, a short
+        All of the range is read before it is hashed in one call: hashing pieces while they lie in the processor's cache
+        costs more in calls than it saves. Nothing is mapped: a file cut short while mapped kills the process, a short
         `preadv` is an ordinary result.
 
         Args:
@@ -91,16 +90,13 @@ class RangeReader:
             OSError: The file cannot be opened or read.
         """
         file = self.open(name)
-        checksum = xxhash.xxh3_64()
         done = 0
         while done < len(buffer):
-            piece = buffer[done : done + PIECE_BYTES]
-            num_read = os.preadv(file.descriptor, [piece], offset + done)
+            num_read = os.preadv(file.descriptor, [buffer[done:]], offset + done)
             if num_read == 0:
                 break
-            checksum.update(piece[:num_read])
             done += num_read
-        return done, checksum.intdigest()
+        return done, xxhash.xxh3_64_intdigest(buffer[:done])
 
     def view(self, name: str, offset: int, nbytes: int) -> np.ndarray:
         """Bytes of a file without a copy, from a private (copy-on-write) map of all of it.

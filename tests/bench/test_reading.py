@@ -68,7 +68,7 @@ def test_ratios_are_those_of_the_bags_that_both_layouts_have() -> None:
     assert (rows["store"]["bags"], rows["pt"]["bags"]) == (3, 2)
 
 
-def test_all_layouts_hold_the_same_values_and_preadv_reads_the_feature_bytes(
+def test_all_layouts_hold_the_same_values_and_preadv_reads_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     buffers: list[bytearray] = []
@@ -88,7 +88,7 @@ def test_all_layouts_hold_the_same_values_and_preadv_reads_the_feature_bytes(
                 assert torch.equal(features_ND.half(), expected_ND)
         for slide, length in (("slide0002", 33), ("slide0000", 40)):
             expected_ND = readers["store"].read(slide).features_ND
-            assert readers["preadv"].read(slide) == length * 5 * 2
+            assert readers["preadv"].read(slide) == length * (5 * 2 + 2 * 4)
             assert bytes(buffers[0][: length * 10]) == expected_ND.numpy().tobytes()
         assert readers["pt"].bags == ("slide0000", "slide0001")
         assert len(readers["preadv"].bags) == len(readers["store"].bags) == 3
