@@ -25,7 +25,7 @@ READ_WIDTH = 768
 
 
 def read_rows(
-    *, bags: int = 200, foreign: int = 24, repeats: int = 5, processes: int = 4, folder: Path | None = None
+    *, bags: int = 200, foreign: int = 24, repeats: int = 9, processes: int = 4, folder: Path | None = None
 ) -> list[dict[str, Any]]:
     """Reading random bags, page cache warm.
 

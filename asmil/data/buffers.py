@@ -1,11 +1,14 @@
 """Memory that slides are read into, used again when nothing refers to it any more.
 
 Fresh memory costs a page fault every 4 KiB, several times what reading costs. The C library's allocator reuses memory
-too, but leaves holes behind buffers of unequal sizes, which doubles what a process takes.
+too, but leaves holes behind buffers of unequal sizes, which doubles what a process takes. Huge pages, where the system
+has them, make filling and hashing a few percent cheaper.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import mmap
 import threading
 import weakref
@@ -19,6 +22,14 @@ from torch import Tensor
 __all__ = ["BufferPool"]
 
 MIN_BYTES = 1 << 20
+_ITEMS: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float16: np.dtype(np.float16),
+    torch.float32: np.dtype(np.float32),
+    torch.bfloat16: np.dtype(np.int16),
+    torch.int32: np.dtype(np.int32),
+    torch.int8: np.dtype(np.int8),
+    torch.uint8: np.dtype(np.uint8),
+}
 MAX_FREE = 4
 
 
@@ -39,22 +50,27 @@ class BufferPool:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
 
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """As `torch.empty`.
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, memoryview]:
+        """A tensor without content, and its memory as writable bytes.
 
         Args:
             shape: Of the tensor.
             dtype: Of the tensor.
         """
-        num_bytes = torch.Size(shape).numel() * dtype.itemsize
+        item = _ITEMS[dtype]
+        num_bytes = math.prod(shape) * item.itemsize
         if num_bytes < MIN_BYTES:
-            return torch.empty(shape, dtype=dtype)
-        buffer = self._take(num_bytes)
-        array = np.frombuffer(buffer, dtype=np.uint8, count=num_bytes)
-        # Torch holds this very array while a tensor needs it. What is called then takes no lock, for it may come
-        # in the middle of anything.
-        weakref.finalize(array, self._free.append, buffer).atexit = False
-        return torch.from_numpy(array).view(dtype).view(shape)
+            array = np.empty(shape, item)
+            content = array.reshape(-1).view(np.uint8).data
+        else:
+            buffer = self._take(num_bytes)
+            array = np.ndarray(shape, item, buffer)
+            # Torch holds this very array while a tensor needs it. What is called then takes no lock, for it may come
+            # in the middle of anything.
+            weakref.finalize(array, self._free.append, buffer).atexit = False
+            content = memoryview(buffer)[:num_bytes]
+        tensor = torch.from_numpy(array)
+        return tensor if dtype is not torch.bfloat16 else tensor.view(dtype), content
 
     def _take(self, num_bytes: int) -> mmap.mmap:
         with self._lock:
@@ -67,4 +83,7 @@ class BufferPool:
             self._free.extendleft(free)
         if fitting is not None:
             return fitting
-        return mmap.mmap(-1, -(-num_bytes // MIN_BYTES) * MIN_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        buffer = mmap.mmap(-1, -(-num_bytes // MIN_BYTES) * MIN_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(AttributeError, OSError):  # not every system has huge pages
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+        return buffer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -160,12 +159,12 @@ class BagStore:
         for row in rows:
             starts.append(starts[-1] + row.n)
         info, total = self.info, starts[-1]
-        empty = partial(torch.empty, pin_memory=True) if pin_memory else self._memory.empty
-        features_MD = empty((total, info.num_features), dtype=_TORCH_DTYPES[info.dtype])
-        coords_M2 = empty((total, 2), dtype=_TORCH_DTYPES[info.coord_dtype]) if info.coord_dtype else None
-        labels_M = torch.empty(total, dtype=torch.int8) if info.has_instance_labels else None
-        packed = PackedSlides(features_MD, torch.tensor(starts), coords_M2, labels_M)
-        features, coords, labels = _bytes_of(features_MD), _bytes_of(coords_M2), _bytes_of(labels_M)
+        empty = _pinned if pin_memory else self._memory.empty
+        nothing = None, memoryview(b"")
+        features_MD, features = empty((total, info.num_features), _TORCH_DTYPES[info.dtype])
+        coords_M2, coords = empty((total, 2), _TORCH_DTYPES[info.coord_dtype]) if info.coord_dtype else nothing
+        labels_M, labels = self._memory.empty((total,), torch.int8) if info.has_instance_labels else nothing
+        packed = PackedSlides(features_MD, torch.from_numpy(np.array(starts)), coords_M2, labels_M)
         done_feat = done_coord = done_label = 0
         for slide_id, row in zip(slide_ids, rows, strict=True):
             part = features[done_feat : (done_feat := done_feat + row.feat_nbytes)]
@@ -309,12 +308,11 @@ def _column_at(row: IndexRow, offset: int) -> _Column:
     return next(column for column in _columns(row) if column.nbytes and column.offset == offset)
 
 
-def _bytes_of(tensor: Tensor | None) -> memoryview:
-    """The tensor's memory as writable bytes; of None, no bytes."""
-    if tensor is None or tensor.numel() == 0:
-        return memoryview(b"")
-    array: np.ndarray = tensor.view(torch.uint8).numpy()
-    return array.data.cast("B")
+def _pinned(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, memoryview]:
+    """A page-locked tensor without content, and its memory as writable bytes."""
+    tensor = torch.empty(shape, dtype=dtype, pin_memory=True)
+    array: np.ndarray = tensor.view(-1).view(torch.uint8).numpy()
+    return tensor, array.data
 
 
 def _read_info(location: Location) -> DatasetInfo:

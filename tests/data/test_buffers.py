@@ -18,15 +18,18 @@ from tests.data.stores import draw_bags, write_store
 
 
 def make(pool: BufferPool, mib: float = 1) -> torch.Tensor:
-    return pool.empty((int(mib * MIN_BYTES),), torch.uint8)
+    tensor, content = pool.empty((int(mib * MIN_BYTES),), torch.uint8)
+    assert (content.nbytes, content.format, content.readonly) == (tensor.numel(), "B", False)
+    return tensor
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int32])
 def test_tensors_have_the_shape_and_type_asked_for(dtype: torch.dtype) -> None:
     for rows in (0, 1, 1000):
-        tensor = BufferPool().empty((rows, 768), dtype)
+        tensor, content = BufferPool().empty((rows, 768), dtype)
         assert (tensor.shape, tensor.dtype) == ((rows, 768), dtype)
         tensor.fill_(1)
+        assert bytes(content) == (tensor.view(torch.uint8).numpy().tobytes() if rows else b"")
         assert tensor.is_contiguous()
         assert tensor.double().sum() == rows * 768
 
