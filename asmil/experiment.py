@@ -201,8 +201,8 @@ def refit(
 ) -> Trained:
     """Train on an outer training part as the epoch rule says, ready for the test part.
 
-    `last` trains on all of it; `best_validation` keeps the first inner validation part out to choose the epoch.
-    Thresholds and cuts that need a trained model are then fitted on the training bags.
+    `last` trains on all of it; `best_validation` keeps the first inner validation part out to choose the epoch, and so
+    does a task that needs it, to fit a threshold or temperature on. Cuts are then fitted on the training bags.
 
     Args:
         spec: The resolved configuration.
@@ -218,7 +218,7 @@ def refit(
         The trained model with its calibrated task.
     """
     train_ids, validation_ids = development.bag_ids, tuple[str, ...]()
-    if spec.protocol.epoch_rule == "best_validation":
+    if spec.protocol.epoch_rule == "best_validation" or task.needs_validation:
         train_ids, validation_ids = development.inner[0].train, development.inner[0].validation
     cohort = cohort.restrict(development.bag_ids)
     trained = train_once(
@@ -232,8 +232,13 @@ def refit(
         on_epoch=on_epoch,
         resume=resume,
     )
-    on_train = predict(trained.fitted.model, trained.prepared, cohort, train_ids, data=spec.data, train=spec.train)
-    return Trained(trained.fitted, trained.prepared.calibrate(on_train))
+    model = trained.fitted.model
+    on_train = predict(model, trained.prepared, cohort, train_ids, data=spec.data, train=spec.train)
+    prepared = trained.prepared.calibrate(on_train)
+    if task.needs_validation:
+        on_validation = predict(model, prepared, cohort, validation_ids, data=spec.data, train=spec.train)
+        prepared = prepared.calibrate_on_validation(on_validation)
+    return Trained(trained.fitted, prepared)
 
 
 def predict_test(

@@ -162,15 +162,34 @@ class PreparedTask(Protocol):
         """
         return self
 
+    def calibrate_on_validation(self, validation: Predictions) -> PreparedTask:
+        """The task with what must be fitted on bags that the model was not trained on: temperatures, thresholds.
+
+        Called after `calibrate`, and only if the task says `needs_validation`.
+
+        Args:
+            validation: Predictions of the inner validation bags, which the refit then does not train on.
+
+        Returns:
+            A new prepared task, or this one if there is nothing to fit.
+        """
+        return self
+
     def to_state(self) -> dict[str, Any]:
         """Everything fitted, as JSON-serialisable data."""
         ...
 
 
 class Task(Protocol):
-    """What is predicted. Built from the `task` section and the label columns; knows nothing fitted."""
+    """What is predicted. Built from the `task` section and the label columns; knows nothing fitted.
+
+    Attributes:
+        monitor: The validation metric that selects.
+        needs_validation: Something is fitted on the inner validation part, so a refit leaves that part out.
+    """
 
     monitor: Monitor
+    needs_validation: bool = False
 
     def check(self, labels: pd.DataFrame) -> None:
         """Refuse labels the task cannot work with (missing column, wrong values), naming the bags."""

@@ -1,7 +1,7 @@
 """Classification metrics of a set of bags: scikit-learn's definitions, with one-class sets answered by a reason.
 
-They are computed from the confusion matrix and from ranks, which gives scikit-learn's numbers in a tenth of its time: a
-bootstrap measures them a thousand times.
+Those that select or get an interval are computed from the confusion matrix and from ranks, which gives scikit-learn's
+numbers in a tenth of its time: a bootstrap measures them a thousand times.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import rankdata
+from sklearn.metrics import cohen_kappa_score, precision_recall_fscore_support
 
 from asmil.errors import DataError
+from asmil.metrics.calibration import brier_score, calibration_error, log_loss
 from asmil.metrics.values import Metric
 
-__all__ = ["classification_metrics"]
+__all__ = ["area_under_roc", "classification_details", "classification_metrics"]
 
 
 def classification_metrics(
@@ -22,11 +24,12 @@ def classification_metrics(
     labels_B: np.ndarray,
     class_names: Sequence[str],
     *,
+    predicted_B: np.ndarray | None = None,
     bag_ids: Sequence[str] | None = None,
 ) -> dict[str, Metric]:
     """Accuracy, macro F1, macro AUC and balanced accuracy of predicted class probabilities.
 
-    The predicted class is the most probable one, the first of several. What compares classes is null on bags of one
+    What compares classes is null on bags of one
     class (`one_class`). Where some but not all classes occur (`absent_class`), the AUC is null, and macro F1 and
     balanced accuracy are scikit-learn's (F1 over the classes among labels and predictions, recall over those among
     the labels) with the reason beside them, because they average over other classes than a full set would.
@@ -35,6 +38,7 @@ def classification_metrics(
         probabilities_BC: Probability of each class, or any score that grows with it.
         labels_B: Index of the true class.
         class_names: The C classes, in the order of the columns.
+        predicted_B: Index of the class that was answered; None takes the most probable one, the first of several.
         bag_ids: Names of the bags for error messages; row numbers are used without it.
 
     Returns:
@@ -50,7 +54,8 @@ def classification_metrics(
     if len(labels_B) == 0:
         return dict.fromkeys(("accuracy", "macro_f1", "macro_auc", "balanced_accuracy"), Metric(None, "too_few"))
     labels_B = labels_B.astype(np.int64)
-    confusion_CC = _confusion(labels_B, probabilities_BC.argmax(axis=1), len(class_names))
+    predicted_B = probabilities_BC.argmax(axis=1) if predicted_B is None else predicted_B
+    confusion_CC = _confusion(labels_B, predicted_B, len(class_names))
     correct_C, true_C, predicted_C = confusion_CC.diagonal(), confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
     accuracy = Metric(float(correct_C.sum() / len(labels_B)))
     present_C, met_C = true_C > 0, true_C + predicted_C > 0
@@ -71,6 +76,82 @@ def classification_metrics(
         "macro_auc": Metric(None, warning) if warning else Metric(_macro_auc(probabilities_BC, labels_B)),
         "balanced_accuracy": Metric(float(recall), warning),
     }
+
+
+def classification_details(
+    probabilities_BC: np.ndarray,
+    labels_B: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    predicted_B: np.ndarray | None = None,
+) -> dict[str, Metric]:
+    """What stands in a result beside `classification_metrics`; each without a value, but with a reason, if undefined.
+
+    Args:
+        probabilities_BC: Probability of each class, finite.
+        labels_B: Index of the true class.
+        class_names: The C classes.
+        predicted_B: Index of the class that was answered; None takes the most probable one.
+
+    Returns:
+        `kappa` (Cohen's, unweighted), `log_loss`, `brier` and `ece` (of the most probable class), then by class
+        `f1[name]` and `precision[name]`; of two classes `sensitivity` (recall of class 1) and `specificity` (of class
+        0), of more `recall[name]` and `auc[name]` (against the rest). Reasons: `too_few` without bags, `absent_class`
+        without bags of the class, `never_predicted`, and `one_class` where a comparison of classes needs others.
+    """
+    predicted_B = probabilities_BC.argmax(axis=1) if predicted_B is None else predicted_B
+    if len(labels_B) == 0:
+        names = (
+            "kappa",
+            "log_loss",
+            "brier",
+            "ece",
+            *_class_figures(probabilities_BC, labels_B, predicted_B, class_names),
+        )
+        return dict.fromkeys(names, Metric(None, "too_few"))
+    correct_B = probabilities_BC.argmax(axis=1) == labels_B
+    one_class = len(np.unique(labels_B)) == 1
+    return {
+        "kappa": Metric(None, "one_class") if one_class else Metric(float(cohen_kappa_score(labels_B, predicted_B))),
+        "log_loss": Metric(log_loss(probabilities_BC, labels_B)),
+        "brier": Metric(brier_score(probabilities_BC, labels_B)),
+        "ece": Metric(calibration_error(probabilities_BC.max(axis=1), correct_B)),
+        **_class_figures(probabilities_BC, labels_B, predicted_B, class_names),
+    }
+
+
+def _class_figures(
+    probabilities_BC: np.ndarray, labels_B: np.ndarray, predicted_B: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Metric]:
+    """Precision, recall, F1 and, of more than two classes, the AUC of each class."""
+    indices = range(len(class_names))
+    if len(labels_B):
+        precision_C, recall_C, f1_C, _ = precision_recall_fscore_support(
+            labels_B, predicted_B, labels=indices, zero_division=np.nan
+        )
+    else:
+        precision_C = recall_C = f1_C = np.full(len(class_names), np.nan)
+    binary = len(class_names) == 2
+    found = {}
+    for index, name in enumerate(class_names):
+        recall_name = ("specificity", "sensitivity")[index] if binary else f"recall[{name}]"
+        found[f"f1[{name}]"] = _defined(f1_C[index], "absent_class")
+        found[f"precision[{name}]"] = _defined(precision_C[index], "never_predicted")
+        found[recall_name] = _defined(recall_C[index], "absent_class")
+        if not binary:
+            found[f"auc[{name}]"] = area_under_roc(probabilities_BC[:, index], labels_B == index)
+    return found
+
+
+def _defined(value: float, reason: str) -> Metric:
+    return Metric(None, reason) if np.isnan(value) else Metric(float(value))
+
+
+def area_under_roc(score_B: np.ndarray, positive_B: np.ndarray) -> Metric:
+    """Area under the ROC curve; none with the reason `absent_class` without positives, `one_class` without others."""
+    if not positive_B.any():
+        return Metric(None, "absent_class")
+    return Metric(None, "one_class") if positive_B.all() else Metric(_auc(score_B, positive_B))
 
 
 def _confusion(labels_B: np.ndarray, predicted_B: np.ndarray, num_classes: int) -> np.ndarray:

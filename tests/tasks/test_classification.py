@@ -36,7 +36,11 @@ def test_merged_classes_keep_the_configured_order(make_table: Table, make_bags: 
     labels = make_table(label=["IC", "PB", "FEA", "N"])
     bracs = task(**BRACS)
     bracs.check(labels)
-    assert list(bracs.strata(labels)) == ["malignant", "benign", "atypical", "benign"]
+    strata = bracs.strata(labels)
+    assert list(map(repr, strata)) == ["'malignant'", "'benign'", "'atypical'", "'benign'"]
+    assert len(set(strata)) == 3
+    assert max(strata) == strata[0]
+    assert min(strata) == strata[1]
     prepared = bracs.prepare(labels, make_bags({}))
     assert prepared.head.out_dim == 3
     assert prepared.target(labels)["label"].tolist() == [2, 0, 1, 0]
