@@ -1,62 +1,70 @@
-"""Two models compared on the same bags, folds or seeds: every difference with an interval, a p-value and its reasons.
+"""Two models compared on the same bags: every difference with an interval, a p-value and its reasons.
 
-It takes predictions and figures, not run directories. A difference is always first minus second, its p-value is
-two-sided, and `differences.with_holm` corrects it over the models that were compared. Patients answer how a difference
-would change with other patients of the same kind, seeds how it would change with another training run; neither answers
-for the other, so both are results of their own.
+It takes predictions, not run directories. A difference is always first minus second, its p-value is two-sided, and
+`differences.with_holm` corrects it over the models that were compared. Patients answer how a difference would change
+with other patients of the same kind, for the models as they were trained; how it would change with other trainings is
+the question of `trainings`. Neither answers for the other, so both are results of their own.
+
+Scores of different folds come from different models and are never ranked or counted together: a figure is formed on
+each fold, averaged over the seeds, and then over the folds, as `asmil.run` reports it.
+
+Shapes: S seeds, B rows (bags of all folds), C classes, R resamples, N rows times seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import rankdata
-from scipy.stats import t as student_t
 
 from asmil.errors import DataError
 from asmil.metrics.classification import classification_metrics
 from asmil.metrics.delong import compare_auc_per_class
 from asmil.metrics.differences import Difference
-from asmil.metrics.resampling import Bootstrap, bootstrap, paired_permutation, sign_flip_p
-from asmil.metrics.survival import TIED_RISK, harrell_c, null_c_spread
+from asmil.metrics.resampling import Bootstrap, bootstrap, paired_permutation
+from asmil.metrics.survival import TIED_RISK, harrell_c
 from asmil.metrics.values import Metric
 from asmil.metrics.weighted import WeightedStatistic, class_statistics, concordance, confusion_statistics
 
 __all__ = [
     "ClassPredictions",
+    "Draws",
+    "PairedFold",
     "RiskPredictions",
-    "SeedSpread",
     "compare_c",
     "compare_classes",
-    "compare_folds",
-    "compare_seeds",
-    "mean_null_c_spread",
-    "seed_spread",
+    "compare_statistic",
+    "difference_of_means",
+    "rows_of_folds",
 ]
 
-MIN_FOLDS = 3
-"""Fewest paired folds or seeds whose spread gives a t-test."""
+SWAPPED = ("accuracy", "macro_f1", "balanced_accuracy")
+"""Metrics of predicted classes, which two models can exchange."""
 
 
 @dataclass(frozen=True)
 class ClassPredictions:
-    """One model's class probabilities for a set of bags.
+    """One model's class probabilities for the test parts of one or several folds.
 
     Attributes:
         bag_ids: Name of each bag.
         groups: Patient of each bag.
         labels_B: Index of the true class.
-        probabilities_BC: Probability of each class.
+        probabilities_SBC: Probability of each class under each seed; [B, C] for one seed.
         class_names: The C classes, in the order of the columns.
+        folds: Fold whose model predicted each bag; all in one without it.
+        predicted_SB: Index of the class that was answered under each seed, as by a threshold; the most probable one
+            without it.
     """
 
     bag_ids: Sequence[str]
     groups: Sequence[Hashable]
     labels_B: np.ndarray
-    probabilities_BC: np.ndarray
+    probabilities_SBC: np.ndarray
     class_names: Sequence[str]
+    folds: Sequence[Hashable] | None = None
+    predicted_SB: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class RiskPredictions:
         folds: Fold whose model gave the risk of each bag. Risks are compared within a fold only.
         time_B: Follow-up times, any unit.
         event_B: 1 where the event was observed, 0 where censored.
-        risk_B: Predicted risks.
+        risk_SB: Predicted risks under each seed; [B] for one seed.
     """
 
     bag_ids: Sequence[str]
@@ -77,96 +85,110 @@ class RiskPredictions:
     folds: Sequence[Hashable]
     time_B: np.ndarray
     event_B: np.ndarray
-    risk_B: np.ndarray
+    risk_SB: np.ndarray
 
 
 @dataclass(frozen=True)
-class SeedSpread:
-    """How much a figure moves when only the seed of the training changes.
+class PairedFold:
+    """One metric of two models on one fold.
 
     Attributes:
-        mean: Mean over the seeds; None without any.
-        sd: Standard deviation with n - 1 in the denominator; None for fewer than two.
-        lowest: Smallest figure.
-        highest: Largest figure.
-        num_seeds: Seeds with a figure.
-        left_out: Seeds without one.
-        reason: `no_seeds`, or `one_seed` where there is no spread to speak of.
+        rows: The fold's rows among all.
+        figures: The metric of the first and of the second model.
+        statistic: Their difference for weighted rows of the fold.
     """
 
-    mean: float | None
-    sd: float | None
-    lowest: float | None
-    highest: float | None
-    num_seeds: int
-    left_out: int
-    reason: str | None = None
+    rows: np.ndarray
+    figures: tuple[Metric, Metric]
+    statistic: WeightedStatistic
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How patients are drawn.
+
+    Attributes:
+        groups: Patient of each row.
+        folds: Fold of each row.
+        pooled: Patients occur in several folds, as in repeats, and are drawn with all their rows; else within theirs.
+        resamples: Bootstrap resamples, and permutations at most.
+        seed: Seed of the draws.
+    """
+
+    groups: Sequence[Hashable]
+    folds: Sequence[Hashable]
+    pooled: bool = False
+    resamples: int = 10_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What one model says: probabilities and answered classes, under each seed."""
+
+    probabilities_SBC: np.ndarray
+    predicted_SB: np.ndarray
 
 
 def compare_classes(
-    first: ClassPredictions, second: ClassPredictions, *, resamples: int = 10_000, seed: int = 0
+    first: ClassPredictions, second: ClassPredictions, *, pooled: bool = False, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Difference]:
-    """Differences of two classifiers on the same bags of one test part.
-
-    Probabilities of different folds come from different models and are not ranked together: give the figures of each
-    fold to `compare_folds` instead.
+    """Differences of two classifiers on the same bags, in the mean over seeds and folds.
 
     Accuracy, macro F1 and balanced accuracy: bootstrap interval over patients, p of the permutation that swaps the
-    predicted classes of a patient. Macro AUC of three or more classes: interval and p of the bootstrap. AUC of each
-    class against the rest, or of class 1 when there are two: DeLong.
+    predicted classes of a patient, under all seeds and in all folds at once. Macro AUC of three or more classes:
+    interval and p of the bootstrap. AUC of each class against the rest, or of class 1 when there are two: DeLong.
 
     Args:
         first: Predictions of the first model.
-        second: Predictions of the second model for the same bags in the same order.
+        second: Predictions of the second model for the same bags in the same order, with as many seeds.
+        pooled: Patients occur in several folds, as in repeats, and are drawn with all their rows; DeLong's variances,
+            which take folds for independent, give way to the bootstrap. Else they are drawn within their fold.
         resamples: Bootstrap resamples, and permutations at most.
         seed: Seed of the draws.
 
     Returns:
-        `accuracy`, `macro_f1`, `balanced_accuracy`, `macro_auc` (not when binary), then `auc` or `auc[NAME]`.
+        `accuracy`, `macro_f1`, `balanced_accuracy`, `macro_auc` (not when binary), then `auc` or `auc[NAME]`. Folds
+        where a metric is undefined are left out of it, with the reason.
 
     Raises:
-        DataError: The bags, labels or patients of the two differ, or predictions are unusable.
+        DataError: The bags, labels, folds or patients of the two differ, or predictions are unusable.
     """
     _require_same(first, second, ("bag_ids", "groups", "labels_B", "class_names"))
-    models = (first, second)
-    figures = [
-        classification_metrics(
-            np.asarray(model.probabilities_BC), np.asarray(model.labels_B), model.class_names, bag_ids=model.bag_ids
-        )
-        for model in models
-    ]
+    _require_same(first, second, ("folds",) if first.folds is not None or second.folds is not None else ())
+    answers = [_answers(model) for model in (first, second)]
+    _require_equal_seeds(*(model.predicted_SB for model in answers))
     labels_B = np.asarray(first.labels_B, dtype=np.int64)
-    scores = [np.asarray(model.probabilities_BC, dtype=np.float64) for model in models]
-    weighted = [class_statistics(scores_BC, labels_B) for scores_BC in scores]
-    swapped = confusion_statistics(labels_B, len(first.class_names))
-    names = ["accuracy", "macro_f1", "balanced_accuracy"] + ["macro_auc"] * (len(first.class_names) > 2)
+    draws = Draws(first.groups, first.folds or [None] * len(labels_B), pooled, resamples, seed)
+    names = [*SWAPPED] + ["macro_auc"] * (len(first.class_names) > 2)
+    parts = _class_parts(first, answers, labels_B, draws, names)
     found = {}
     for name in names:
-        resampled = bootstrap(
-            _minus(weighted[0][name], weighted[1][name]), first.groups, resamples=resamples, seed=seed
-        )
-        difference = _of_bootstrap(name, figures[0][name], figures[1][name], resampled)
-        if name in swapped and difference.value is not None:
-            test = paired_permutation(
-                swapped[name], scores[0].argmax(axis=1), scores[1].argmax(axis=1), first.groups,
-                permutations=resamples, seed=seed,
-            )  # fmt: skip
-            kind = "exact" if test.is_exact else "Monte Carlo"
-            method = f"bootstrap over patients; p: {kind} permutation within patients"
-            difference = replace(difference, p_value=test.p_value, method=method)
+        difference = compare_statistic(name, parts[name], draws)
+        if name in SWAPPED and difference.value is not None:
+            difference = _with_permutation(difference, _defined(parts[name]), answers, labels_B, draws)
         found[name] = difference
-    return found | compare_auc_per_class(scores[0], scores[1], labels_B, first.class_names, groups=first.groups)
+    if pooled:
+        return found | _pooled_areas(first, answers, labels_B, draws)
+    ours, theirs = (model.probabilities_SBC for model in answers)
+    return found | compare_auc_per_class(
+        ours, theirs, labels_B, first.class_names, groups=first.groups, folds=first.folds
+    )
 
 
-def compare_c(first: RiskPredictions, second: RiskPredictions, *, resamples: int = 10_000, seed: int = 0) -> Difference:
+def compare_c(
+    first: RiskPredictions, second: RiskPredictions, *, pooled: bool = False, resamples: int = 10_000, seed: int = 0
+) -> Difference:
     """Difference of Harrell's C on the same patients, bootstrapped over patients.
 
-    Several folds give the difference of their mean C; patients are drawn within folds, and the models stay as they
-    were trained, so the interval holds for these models and not for new trainings (`compare_folds`, `compare_seeds`).
+    Several folds and seeds give the difference of the mean C; the models stay as they were trained, so the interval
+    holds for these models and not for new trainings (`compare_folds`, `compare_seeds`).
 
     Args:
         first: Risks of the first model.
-        second: Risks of the second model for the same bags in the same order.
+        second: Risks of the second model for the same bags in the same order, with as many seeds.
+        pooled: Patients occur in several folds, as in repeats, and are drawn with all their rows; else within their
+            fold.
         resamples: Bootstrap resamples.
         seed: Seed of the draws.
 
@@ -178,140 +200,147 @@ def compare_c(first: RiskPredictions, second: RiskPredictions, *, resamples: int
         DataError: The bags, outcomes, patients or folds of the two differ, or risks are not finite.
     """
     _require_same(first, second, ("bag_ids", "groups", "folds", "time_B", "event_B"))
+    risks = [_by_seed(model.risk_SB, 2) for model in (first, second)]
+    _require_equal_seeds(*risks)
     time_B, event_B = np.asarray(first.time_B, dtype=np.float64), np.asarray(first.event_B)
-    figures, statistics, reasons = [], [], []
-    for fold in dict.fromkeys(first.folds):
-        rows = np.flatnonzero([named == fold for named in first.folds])
+    parts = []
+    for rows in rows_of_folds(first.folds).values():
         outcomes = time_B[rows], event_B[rows]
-        names = [first.bag_ids[row] for row in rows.tolist()]
-        risks = [np.asarray(model.risk_B, dtype=np.float64)[rows] for model in (first, second)]
-        ours, theirs = (harrell_c(*outcomes, risk_B, bag_ids=names) for risk_B in risks)
-        reasons += [metric.reason for metric in (ours, theirs) if metric.reason]
-        if ours.value is None or theirs.value is None:
-            continue
-        figures.append((ours.value, theirs.value))
-        pair = _minus(*(concordance(*outcomes, risk_B, tied=TIED_RISK) for risk_B in risks))
-        statistics.append((rows, pair))
-    reason = reasons[0] if reasons else None
-    if not statistics:
-        reason = reason or "too_few"
-        return Difference("c_index", None, None, None, "bootstrap over patients", "patients", 0, reason=reason)
-    kept = np.sort(np.concatenate([rows for rows, _ in statistics])).tolist()
-    positions = [(np.searchsorted(kept, rows), statistic) for rows, statistic in statistics]
-    resampled = bootstrap(
-        lambda weights_RB: np.asarray(np.mean([statistic(weights_RB[:, at]) for at, statistic in positions], axis=0)),
-        [first.groups[row] for row in kept],
-        strata=[first.folds[row] for row in kept],
-        resamples=resamples,
-        seed=seed,
-    )
-    means = np.mean(figures, axis=0).tolist()
-    return _of_bootstrap("c_index", Metric(means[0], reason), Metric(means[1], reason), resampled)
+        bag_ids = [first.bag_ids[row] for row in rows.tolist()]
+        ours, theirs = (
+            _mean([harrell_c(*outcomes, risk_B, bag_ids=bag_ids) for risk_B in risk_SB[:, rows]]) for risk_SB in risks
+        )
+        statistics = [[concordance(*outcomes, risk_B, tied=TIED_RISK) for risk_B in risk_SB[:, rows]]
+                      for risk_SB in risks]  # fmt: skip
+        parts.append(PairedFold(rows, (ours, theirs), difference_of_means(*statistics)))
+    return compare_statistic("c_index", parts, Draws(first.groups, first.folds, pooled, resamples, seed))
 
 
-def compare_folds(
-    first: Sequence[float | None],
-    second: Sequence[float | None],
-    *,
-    test_per_train: float,
-    metric: str = "c_index",
-) -> Difference:
-    """Paired difference over folds, with the variance corrected for training sets that overlap.
-
-    The t-statistic is mean / sqrt((1/J + n_test/n_train) s^2) with J - 1 degrees of freedom (Nadeau & Bengio, Machine
-    Learning 52, 2003, 239-281; for k folds the ratio is 1 / (k - 1)). The plain paired t-test takes folds for
-    independent and claims too much. `p_exact` is Wilcoxon's signed-rank test over all signs, without the correction; on
-    five folds it cannot fall below 1/16.
+def compare_statistic(name: str, parts: Sequence[PairedFold], draws: Draws) -> Difference:
+    """Difference of any metric in the mean over folds, bootstrapped over patients.
 
     Args:
-        first: The first model's figure of each fold (and repeat), None where it is undefined.
-        second: The second model's figures of the same folds.
-        test_per_train: n_test / n_train, the number of test patients over the number of training patients.
-        metric: Name of the figure.
+        name: Name of the metric.
+        parts: The metric on each fold.
+        draws: How patients are drawn.
 
     Returns:
-        The mean difference over folds where both are defined; without interval and p for fewer than three
-        (`too_few_folds`) or equal differences (`no_spread`, `identical`).
+        The difference over the folds where the metric is defined, with the first reason that one of them gives.
 
     Raises:
-        DataError: Numbers of folds that differ, or a share that is not positive.
+        DataError: A patient lies in two folds that are not pooled.
+    """
+    reason = next((figure.reason for part in parts for figure in part.figures if figure.reason), None)
+    kept = _defined(parts)
+    if not kept:
+        first, second = (figure.value for figure in parts[0].figures) if len(parts) == 1 else (None, None)
+        method, reason = "bootstrap over patients", reason or "too_few"
+        return Difference(name, first, second, None, method, "patients", 0, reason=reason)
+    rows = np.sort(np.concatenate([part.rows for part in kept]))
+    places = [(np.searchsorted(rows, part.rows), part.statistic) for part in kept]
+    resampled = bootstrap(
+        lambda weights_RB: np.asarray(np.mean([statistic(weights_RB[:, at]) for at, statistic in places], axis=0)),
+        [draws.groups[row] for row in rows],
+        strata=None if draws.pooled else [draws.folds[row] for row in rows],
+        resamples=draws.resamples,
+        seed=draws.seed,
+    )
+    figures_2F = np.array([[part.figures[model].value for part in kept] for model in (0, 1)], dtype=np.float64)
+    first, second = figures_2F.mean(axis=1).tolist()
+    return _of_bootstrap(name, first, second, reason, resampled)
+
+
+def rows_of_folds(folds: Sequence[Hashable]) -> dict[Hashable, np.ndarray]:
+    """Row indices of each fold, in order of first appearance.
 
     Example:
-        >>> found = compare_folds([0.6, 0.7, 0.65, 0.62, 0.71], [0.55, 0.66, 0.66, 0.6, 0.65], test_per_train=1 / 4)
-        >>> round(found.value, 3), round(found.p_value, 3), found.p_exact
-        (0.032, 0.161, 0.125)
+        >>> rows_of_folds(["b", "a", "b"])
+        {'b': array([0, 2]), 'a': array([1])}
     """
-    if not test_per_train > 0:
-        raise DataError(f"the ratio of test to training patients is {test_per_train}; expected a positive number")
-    values, left_out = _paired(first, second, "folds")
-    method = "corrected resampled t; p_exact: signed-rank"
-    return _t_test(metric, values, left_out, test_per_train, method, "folds", _signed_ranks)
+    rows: dict[Hashable, list[int]] = {}
+    for row, fold in enumerate(folds):
+        rows.setdefault(fold, []).append(row)
+    return {fold: np.array(found) for fold, found in rows.items()}
 
 
-def compare_seeds(first: Mapping[int, float | None], second: Mapping[int, float | None], *, metric: str) -> Difference:
-    """Paired t-test over seeds: both models were trained with each seed and tested on the same part.
+def difference_of_means(first: Sequence[WeightedStatistic], second: Sequence[WeightedStatistic]) -> WeightedStatistic:
+    """Mean over the seeds of the first model minus that of the second."""
 
-    The p-value speaks of training runs, given this split and these test patients. Figures over folds are averaged per
-    seed before they come here. `p_exact` flips the signs of the differences.
+    def statistic(weights_RB: np.ndarray) -> np.ndarray:
+        ours, theirs = (np.mean([one(weights_RB) for one in seeds], axis=0) for seeds in (first, second))
+        return np.asarray(ours - theirs)
 
-    Args:
-        first: The first model's figure under each seed, None where it is undefined.
-        second: The second model's figures; seeds that only one model has are left out and counted.
-        metric: Name of the figure.
-
-    Returns:
-        The mean difference; without interval and p for fewer than three seeds (`too_few_seeds`) or equal
-        differences (`no_spread`, `identical`).
-    """
-    seeds = sorted(set(first) | set(second))
-    values, left_out = _paired([first.get(seed) for seed in seeds], [second.get(seed) for seed in seeds], "seeds")
-    return _t_test(metric, values, left_out, 0.0, "paired t; p_exact: sign flips", "seeds", sign_flip_p)
+    return statistic
 
 
-def seed_spread(figures: Sequence[float | None]) -> SeedSpread:
-    """Mean, standard deviation and range of one model's figure over seeds.
-
-    Args:
-        figures: The figure under each seed, None where it is undefined.
-
-    Returns:
-        The spread.
-
-    Example:
-        >>> seed_spread([0.5, 0.75, None]).left_out
-        1
-    """
-    found = [figure for figure in figures if figure is not None]
-    left_out = len(figures) - len(found)
-    if not found:
-        return SeedSpread(None, None, None, None, 0, left_out, "no_seeds")
-    sd = float(np.std(found, ddof=1)) if len(found) > 1 else None
-    reason = None if len(found) > 1 else "one_seed"
-    return SeedSpread(float(np.mean(found)), sd, min(found), max(found), len(found), left_out, reason)
+def _class_parts(
+    model: ClassPredictions, answers: Sequence[_Answers], labels_B: np.ndarray, draws: Draws, names: Sequence[str]
+) -> dict[str, list[PairedFold]]:
+    """Each metric on each fold."""
+    parts: dict[str, list[PairedFold]] = {name: [] for name in names}
+    for rows in rows_of_folds(draws.folds).values():
+        bag_ids, label_B = [model.bag_ids[row] for row in rows.tolist()], labels_B[rows]
+        seeds = [list(zip(one.probabilities_SBC[:, rows], one.predicted_SB[:, rows], strict=True)) for one in answers]
+        figures = [
+            [classification_metrics(p_BC, label_B, model.class_names, predicted_B=c_B, bag_ids=bag_ids)
+             for p_BC, c_B in one] for one in seeds
+        ]  # fmt: skip
+        statistics = [[class_statistics(p_BC, label_B, predicted_B=c_B) for p_BC, c_B in one] for one in seeds]
+        for name in names:
+            ours, theirs = (_mean([metrics[name] for metrics in one]) for one in figures)
+            pair = ([found[name] for found in one] for one in statistics)
+            parts[name].append(PairedFold(rows, (ours, theirs), difference_of_means(*pair)))
+    return parts
 
 
-def mean_null_c_spread(outcomes: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
-    """Standard deviation of the mean C over folds for a random score: the noise a difference has to rise above.
+def _pooled_areas(
+    model: ClassPredictions, answers: Sequence[_Answers], labels_B: np.ndarray, draws: Draws
+) -> dict[str, Difference]:
+    """AUC of each class by the bootstrap."""
+    found = {}
+    ranked = {1: "auc"} if len(model.class_names) == 2 else {c: f"auc[{n}]" for c, n in enumerate(model.class_names)}
+    for index, name in ranked.items():
+        scores = [one.probabilities_SBC[..., index] for one in answers]
+        binary = [_Answers(np.stack([1 - score_SB, score_SB], axis=-1), np.zeros(score_SB.shape, int))
+                  for score_SB in scores]  # fmt: skip
+        rest = replace(model, class_names=("rest", model.class_names[index]))
+        parts = _class_parts(rest, binary, (labels_B == index).astype(np.int64), draws, ["macro_auc"])
+        found[name] = compare_statistic(name, parts["macro_auc"], draws)
+    return found
 
-    Args:
-        outcomes: Times and event marks of each fold's test part; folds share no patient.
 
-    Returns:
-        The standard deviation over folds with comparable pairs, or None if none has any.
-    """
-    spreads = [sd for sd in (null_c_spread(*outcome) for outcome in outcomes) if sd is not None]
-    return float(np.sqrt(np.square(spreads).sum()) / len(spreads)) if spreads else None
+def _with_permutation(
+    difference: Difference,
+    parts: Sequence[PairedFold],
+    answers: Sequence[_Answers],
+    labels_B: np.ndarray,
+    draws: Draws,
+) -> Difference:
+    """The same difference with the p-value of the permutation of predicted classes within patients."""
+    num_seeds, _, num_classes = answers[0].probabilities_SBC.shape
+    trainings = [(part.rows, seed) for part in parts for seed in range(num_seeds)]
+    starts = np.cumsum([0, *(len(rows) for rows, _ in trainings)])
+    statistics = [confusion_statistics(labels_B[rows], num_classes)[difference.metric] for rows, _ in trainings]
+
+    def mean_over_trainings(predicted_RN: np.ndarray) -> np.ndarray:
+        found = [one(predicted_RN[:, starts[k] : starts[k + 1]]) for k, one in enumerate(statistics)]
+        return np.asarray(np.mean(found, axis=0))
+
+    first_N, second_N = (np.concatenate([one.predicted_SB[seed, rows] for rows, seed in trainings]) for one in answers)
+    groups = [draws.groups[row] for rows, _ in trainings for row in rows.tolist()]
+    test = paired_permutation(
+        mean_over_trainings, first_N, second_N, groups, permutations=draws.resamples, seed=draws.seed
+    )
+    kind = "exact" if test.is_exact else "Monte Carlo"
+    method = f"bootstrap over patients; p: {kind} permutation within patients"
+    return replace(difference, p_value=test.p_value, method=method)
 
 
-def _of_bootstrap(name: str, first: Metric, second: Metric, resampled: Bootstrap) -> Difference:
-    value = None if first.value is None or second.value is None else first.value - second.value
-    method, patients = "bootstrap over patients", resampled.num_patients
-    warning = first.reason or second.reason
-    if value is None:
-        return Difference(name, first.value, second.value, None, method, "patients", patients, reason=warning)
+def _of_bootstrap(name: str, first: float, second: float, warning: str | None, resampled: Bootstrap) -> Difference:
+    value = first - second
     is_identical = resampled.reason == "no_spread" and abs(value) < 1e-12
     return Difference(
-        name, first.value, second.value, value, method, "patients", patients,
+        name, first, second, value, "bootstrap over patients", "patients", resampled.num_patients,
         interval=resampled.interval,
         p_value=1.0 if is_identical else resampled.p_value,
         left_out=resampled.undefined,
@@ -319,57 +348,42 @@ def _of_bootstrap(name: str, first: Metric, second: Metric, resampled: Bootstrap
     )  # fmt: skip
 
 
-def _t_test(
-    metric: str,
-    values_2F: np.ndarray,
-    left_out: int,
-    overlap: float,
-    method: str,
-    unit: str,
-    exact: Callable[[np.ndarray], float],
-) -> Difference:
-    """t-test of paired figures, [2, F], whose mean difference has variance (1/F + overlap) s^2."""
-    num = values_2F.shape[1]
-    if num == 0:
-        return Difference(metric, None, None, None, method, unit, 0, left_out=left_out, reason=f"too_few_{unit}")
-    first, second = values_2F.mean(axis=1).tolist()
-    differences = values_2F[0] - values_2F[1]
-    result = Difference(metric, first, second, float(differences.mean()), method, unit, num, left_out=left_out)
-    if num < MIN_FOLDS:
-        return replace(result, reason=f"too_few_{unit}")
-    if np.ptp(differences) < 1e-12:
-        is_identical = bool(np.abs(differences).max() < 1e-12)
-        return replace(result, p_value=1.0, reason="identical") if is_identical else replace(result, reason="no_spread")
-    error = float(np.sqrt((1 / num + overlap) * differences.var(ddof=1)))
-    mean = float(differences.mean())
-    half = float(student_t.ppf(0.975, num - 1)) * error
-    p_value = float(2 * student_t.sf(abs(mean) / error, num - 1))
-    return replace(result, interval=(mean - half, mean + half), p_value=p_value, p_exact=exact(differences))
+def _defined(parts: Sequence[PairedFold]) -> list[PairedFold]:
+    """The folds where both models have a value."""
+    return [part for part in parts if None not in (part.figures[0].value, part.figures[1].value)]
 
 
-def _signed_ranks(differences: np.ndarray) -> float:
-    """Wilcoxon's signed-rank p-value over all signs; zeros are dropped and ties share their rank."""
-    found = differences[np.abs(differences) > 1e-12]
-    return sign_flip_p(np.sign(found) * rankdata(np.abs(found).round(12)))
+def _mean(metrics: Sequence[Metric]) -> Metric:
+    """Mean over seeds; without a value if one has none."""
+    values = [metric.value for metric in metrics]
+    known = [value for value in values if value is not None]
+    reason = next((metric.reason for metric in metrics if metric.reason), None)
+    return Metric(float(np.mean(known)) if len(known) == len(values) else None, reason)
 
 
-def _paired(first: Sequence[float | None], second: Sequence[float | None], unit: str) -> tuple[np.ndarray, int]:
-    """The figures that both have, [2, F], and how many pairs are left out."""
+def _answers(model: ClassPredictions) -> _Answers:
+    probabilities_SBC = _by_seed(model.probabilities_SBC, 3)
+    if model.predicted_SB is None:
+        return _Answers(probabilities_SBC, probabilities_SBC.argmax(axis=2))
+    return _Answers(probabilities_SBC, _by_seed(model.predicted_SB, 2).astype(np.int64))
+
+
+def _by_seed(scores: np.ndarray, rank: int) -> np.ndarray:
+    """Scores with a leading axis of seeds."""
+    scores = np.asarray(scores, dtype=np.float64)
+    return scores[None] if scores.ndim == rank - 1 else scores
+
+
+def _require_equal_seeds(first: np.ndarray, second: np.ndarray) -> None:
     if len(first) != len(second):
         raise DataError(
-            f"{len(first)} and {len(second)} {unit}; a paired comparison needs the same {unit} of both models"
+            f"the two models have {len(first)} and {len(second)} seeds; a paired comparison needs the same of both"
         )
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    return np.array(pairs, dtype=np.float64).reshape(-1, 2).T, len(first) - len(pairs)
-
-
-def _minus(first: WeightedStatistic, second: WeightedStatistic) -> WeightedStatistic:
-    return lambda weights_RB: first(weights_RB) - second(weights_RB)
 
 
 def _require_same(first: object, second: object, fields: Sequence[str]) -> None:
     for field in fields:
-        one, other = list(getattr(first, field)), list(getattr(second, field))
+        one, other = (list(value) if (value := getattr(model, field)) is not None else [] for model in (first, second))
         if len(one) != len(other):
             raise DataError(f"the two models have {len(one)} and {len(other)} {field}; compare them on the same bags")
         different = [row for row, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]

@@ -1,6 +1,6 @@
 """AUC with DeLong's variance: intervals, paired and unpaired differences, rows clustered in patients.
 
-Shapes: M models, B rows (bags), C classes, P positives, N negatives, K patients.
+Shapes: M models, S seeds, B rows (bags), C classes, P positives, N negatives, K patients.
 
 Placements come from midranks, which takes O(B log B) instead of all P x N pairs (Sun & Xu, IEEE Signal Processing
 Letters 21, 2014, 1389-1393). Where a patient has several rows the placements are summed over the patient before they
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import expit, logit
@@ -105,48 +106,81 @@ def auc_with_interval(
 
 
 def compare_auc(
-    first_B: np.ndarray,
-    second_B: np.ndarray,
+    first_SB: np.ndarray,
+    second_SB: np.ndarray,
     positive_B: np.ndarray,
     *,
     groups: Sequence[Hashable] | None = None,
+    folds: Sequence[Hashable] | None = None,
     metric: str = "auc",
 ) -> Difference:
     """Paired difference of two AUCs on the same rows: DeLong's z-test and its interval.
 
+    Several seeds give the difference of their mean AUC, whose variance follows from the covariance of all of them;
+    several folds the mean of the folds' differences, whose variances add, because folds share no patient.
+
     Args:
-        first_B: Score of the first model.
-        second_B: Score of the second model for the same rows.
+        first_SB: Score of the first model under each seed; [B] for one seed.
+        second_SB: Scores of the second model for the same rows, with as many seeds.
         positive_B: Which rows are positive.
         groups: Patient of each row; every row is a patient of its own without it.
+        folds: Fold of each row. Scores of different folds are not ranked together; all rows are in one without it.
         metric: Name of the result.
 
     Returns:
         The difference. `identical` with p = 1 where both order the rows in the same way; without interval and p
-        for `too_few_patients` in a class or `no_spread`; all null with reason `one_class`.
+        for `too_few_patients` in a class or `no_spread`; all null with reason `one_class`. Folds of one class are
+        left out, with that reason.
 
     Raises:
-        DataError: Shapes that do not fit or non-finite scores.
+        DataError: Shapes that do not fit, non-finite scores, or a patient in two folds.
     """
-    first_B, second_B = np.asarray(first_B, dtype=np.float64), np.asarray(second_B, dtype=np.float64)
-    if first_B.shape != second_B.shape:
+    first_SB, second_SB = (np.atleast_2d(np.asarray(scores, dtype=np.float64)) for scores in (first_SB, second_SB))
+    if first_SB.shape != second_SB.shape:
         raise DataError(
-            f"the scores of the two models have shapes {first_B.shape} and {second_B.shape}; a paired comparison "
+            f"the scores of the two models have shapes {first_SB.shape} and {second_SB.shape}; a paired comparison "
             f"needs both models' scores of the same rows"
         )
-    scores_MB, positive_B, patient_B = _checked(np.stack([first_B, second_B]), positive_B, groups)
-    num_patients = len(np.unique(patient_B))
-    method = "DeLong, paired" if num_patients == len(patient_B) else "DeLong, paired, clustered (Obuchowski)"
-    if positive_B.all() or not positive_B.any():
-        reason = "one_class" if len(positive_B) else "too_few"
+    scores_MB, positive_B, patient_B = _checked(np.concatenate([first_SB, second_SB]), positive_B, groups)
+    kept, reason = _folds_of_two_classes(positive_B, patient_B, folds)
+    rows_B = np.concatenate(kept) if kept else np.arange(len(positive_B))
+    num_patients = len(np.unique(patient_B[rows_B]))
+    method = "DeLong, paired" if num_patients == len(rows_B) else "DeLong, paired, clustered (Obuchowski)"
+    if not kept:
         return Difference(metric, None, None, None, method, "patients", num_patients, reason=reason)
-    area_M, covariance_MM = auc_covariance(scores_MB, positive_B, groups=groups)
-    variance = float(covariance_MM[0, 0] + covariance_MM[1, 1] - 2 * covariance_MM[0, 1])
-    is_same = np.array_equal(rankdata(scores_MB[0]), rankdata(scores_MB[1]))
-    return _difference(
-        metric, area_M, variance, method, num_patients,
-        smaller_class=_smaller_class(positive_B, patient_B), is_same=is_same, rounding=_rounding(scores_MB),
+    num_seeds = len(first_SB)
+    contrast_M = np.repeat([1.0, -1.0], num_seeds) / num_seeds
+    found = [auc_covariance(scores_MB[:, rows], positive_B[rows], groups=patient_B[rows].tolist()) for rows in kept]
+    variance = sum(float(contrast_M @ covariance_MM @ contrast_M) for _, covariance_MM in found) / len(kept) ** 2
+    area_M = np.mean([area_M for area_M, _ in found], axis=0)
+    smaller = [_smaller_class(positive_B[rows], patient_B[rows]) for rows in kept]
+    is_same = all(
+        np.array_equal(rankdata(first_SB[:, rows], axis=1), rankdata(second_SB[:, rows], axis=1)) for rows in kept
+    )
+    result = _difference(
+        metric, area_M.reshape(2, num_seeds).mean(axis=1), variance, method, num_patients,
+        smaller_class=0 if min(smaller) < 2 else 1 + sum(count - 1 for count in smaller),
+        is_same=is_same, rounding=_rounding(scores_MB),
     )  # fmt: skip
+    return replace(result, reason=result.reason or reason)
+
+
+def _folds_of_two_classes(
+    positive_B: np.ndarray, patient_B: np.ndarray, folds: Sequence[Hashable] | None
+) -> tuple[list[np.ndarray], str | None]:
+    """Rows of each fold that has both classes, and why others are missing."""
+    rows_of: dict[Hashable, list[int]] = {}
+    for row, fold in enumerate([None] * len(positive_B) if folds is None else folds):
+        rows_of.setdefault(fold, []).append(row)
+    listed = [np.array(rows) for rows in rows_of.values()]
+    if sum(len(np.unique(patient_B[rows])) for rows in listed) > len(np.unique(patient_B)):
+        raise DataError(
+            "a patient lies in two folds, whose variances then do not add; compare the folds' areas by a bootstrap "
+            "that draws a patient with all rows"
+        )
+    kept = [rows for rows in listed if positive_B[rows].any() and not positive_B[rows].all()]
+    reason = "too_few" if not listed else "one_class" if len(kept) < len(listed) else None
+    return kept, reason
 
 
 def compare_unpaired_auc(
@@ -198,21 +232,23 @@ def compare_unpaired_auc(
 
 
 def compare_auc_per_class(
-    first_BC: np.ndarray,
-    second_BC: np.ndarray,
+    first_SBC: np.ndarray,
+    second_SBC: np.ndarray,
     labels_B: np.ndarray,
     class_names: Sequence[str],
     *,
     groups: Sequence[Hashable] | None = None,
+    folds: Sequence[Hashable] | None = None,
 ) -> dict[str, Difference]:
     """Paired AUC differences of each class against the rest; of class 1 alone, as `auc`, when there are two classes.
 
     Args:
-        first_BC: Class scores of the first model.
-        second_BC: Class scores of the second model for the same rows.
+        first_SBC: Class scores of the first model under each seed; [B, C] for one seed.
+        second_SBC: Class scores of the second model for the same rows, with as many seeds.
         labels_B: Index of the true class.
         class_names: The C classes, in the order of the columns.
         groups: Patient of each row; every row is a patient of its own without it.
+        folds: Fold of each row, as for `compare_auc`.
 
     Returns:
         `auc`, or `auc[NAME]` of each class in order. They are not corrected for the number of classes.
@@ -220,16 +256,16 @@ def compare_auc_per_class(
     Raises:
         DataError: Shapes that do not fit or non-finite scores.
     """
-    first_BC, second_BC, labels_B = np.asarray(first_BC), np.asarray(second_BC), np.asarray(labels_B)
-    for scores_BC in (first_BC, second_BC):
-        if scores_BC.shape != (len(labels_B), len(class_names)):
+    first_SBC, second_SBC, labels_B = np.asarray(first_SBC), np.asarray(second_SBC), np.asarray(labels_B)
+    for scores_SBC in (first_SBC, second_SBC):
+        if scores_SBC.shape[-2:] != (len(labels_B), len(class_names)):
             raise DataError(
-                f"class scores have shape {scores_BC.shape}; {len(labels_B)} labels and {len(class_names)} classes "
+                f"class scores have shape {scores_SBC.shape}; {len(labels_B)} labels and {len(class_names)} classes "
                 f"need shape {(len(labels_B), len(class_names))}"
             )
     ranked = {1: "auc"} if len(class_names) == 2 else {c: f"auc[{name}]" for c, name in enumerate(class_names)}
     return {
-        name: compare_auc(first_BC[:, c], second_BC[:, c], labels_B == c, groups=groups, metric=name)
+        name: compare_auc(first_SBC[..., c], second_SBC[..., c], labels_B == c, groups=groups, folds=folds, metric=name)
         for c, name in ranked.items()
     }
 

@@ -18,18 +18,22 @@ WeightedStatistic = Callable[[np.ndarray], np.ndarray]
 """Maps weights [R, B] to R values; NaN where the statistic is undefined."""
 
 
-def class_statistics(probabilities_BC: np.ndarray, labels_B: np.ndarray) -> dict[str, WeightedStatistic]:
+def class_statistics(
+    probabilities_BC: np.ndarray, labels_B: np.ndarray, *, predicted_B: np.ndarray | None = None
+) -> dict[str, WeightedStatistic]:
     """The metrics of `classification_metrics` as statistics of weighted rows, by the same names and definitions.
 
     Args:
         probabilities_BC: Probability of each class.
         labels_B: Index of the true class.
+        predicted_B: Index of the answered class; the most probable one without it.
 
     Returns:
         `accuracy`, `macro_f1`, `macro_auc` and `balanced_accuracy`; undefined where that function gives no value.
     """
     num_classes = probabilities_BC.shape[1]
-    cells_BX = np.eye(num_classes**2)[labels_B * num_classes + probabilities_BC.argmax(axis=1)]
+    predicted_B = probabilities_BC.argmax(axis=1) if predicted_B is None else predicted_B
+    cells_BX = np.eye(num_classes**2)[labels_B * num_classes + predicted_B]
     ranked = (1,) if num_classes == 2 else range(num_classes)
 
     def confusion(weights_RB: np.ndarray) -> np.ndarray:

@@ -11,21 +11,13 @@ from scipy import stats
 
 from asmil.errors import DataError
 from asmil.metrics.classification import classification_metrics
-from asmil.metrics.compare import (
-    ClassPredictions,
-    RiskPredictions,
-    compare_c,
-    compare_classes,
-    compare_folds,
-    compare_seeds,
-    mean_null_c_spread,
-    seed_spread,
-)
+from asmil.metrics.compare import ClassPredictions, RiskPredictions, compare_c, compare_classes
 from asmil.metrics.delong import compare_auc_per_class
 from asmil.metrics.differences import Difference, holm, with_holm
 from asmil.metrics.intervals import clustered_bootstrap
 from asmil.metrics.resampling import paired_permutation
 from asmil.metrics.survival import harrell_c, null_c_spread
+from asmil.metrics.trainings import compare_folds, compare_seeds, mean_null_c_spread, seed_spread
 from asmil.metrics.weighted import confusion_statistics
 
 FIRST = [0.61, 0.70, 0.66, 0.58, 0.73]
@@ -39,7 +31,7 @@ def _classes(seed: int, strength: float, *, num_classes: int = 3) -> ClassPredic
         bag_ids=[f"bag{b}" for b in range(90)],
         groups=[f"patient{b // 2}" for b in range(90)],
         labels_B=labels_B,
-        probabilities_BC=np.exp(scores_BC) / np.exp(scores_BC).sum(axis=1, keepdims=True),
+        probabilities_SBC=np.exp(scores_BC) / np.exp(scores_BC).sum(axis=1, keepdims=True),
         class_names=[f"c{c}" for c in range(num_classes)],
     )
 
@@ -54,7 +46,7 @@ def _risks(seed: int, noise: float, *, outcome_seed: int = 0) -> RiskPredictions
         folds=[b % 3 for b in range(120)],
         time_B=np.minimum(time_B, censored_B),
         event_B=(time_B <= censored_B).astype(int),
-        risk_B=hazard_B + noise * np.random.default_rng(seed).normal(size=120),
+        risk_SB=hazard_B + noise * np.random.default_rng(seed).normal(size=120),
     )
 
 
@@ -64,13 +56,13 @@ def test_classifiers_are_compared_in_every_metric() -> None:
     assert list(found) == [
         "accuracy", "macro_f1", "balanced_accuracy", "macro_auc", "auc[c0]", "auc[c1]", "auc[c2]",
     ]  # fmt: skip
-    ours, theirs = (classification_metrics(m.probabilities_BC, m.labels_B, m.class_names) for m in (first, second))
+    ours, theirs = (classification_metrics(m.probabilities_SBC, m.labels_B, m.class_names) for m in (first, second))
     for name in ("accuracy", "macro_f1", "balanced_accuracy", "macro_auc"):
         assert found[name].value == pytest.approx(ours[name].value - theirs[name].value)
 
         def difference(rows: np.ndarray, name: str = name) -> float:
             one, other = (
-                classification_metrics(m.probabilities_BC[rows], m.labels_B[rows], m.class_names)[name].value
+                classification_metrics(m.probabilities_SBC[rows], m.labels_B[rows], m.class_names)[name].value
                 for m in (first, second)
             )
             return one - other
@@ -81,12 +73,13 @@ def test_classifiers_are_compared_in_every_metric() -> None:
         assert found[name].p_value < 0.01
         assert (found[name].unit, found[name].num_units) == ("patients", 45)
     by_class = compare_auc_per_class(
-        first.probabilities_BC, second.probabilities_BC, first.labels_B, first.class_names, groups=first.groups
+        first.probabilities_SBC, second.probabilities_SBC, first.labels_B, first.class_names, groups=first.groups
     )
     assert [found[name] for name in by_class] == list(by_class.values())
     swapped = paired_permutation(
         confusion_statistics(first.labels_B, 3)["macro_f1"],
-        first.probabilities_BC.argmax(axis=1), second.probabilities_BC.argmax(axis=1), first.groups, permutations=2000,
+        first.probabilities_SBC.argmax(axis=1), second.probabilities_SBC.argmax(axis=1), first.groups,
+        permutations=2000,
     )  # fmt: skip
     assert found["macro_f1"].p_value == swapped.p_value
     assert "permutation" in found["macro_f1"].method
@@ -145,7 +138,7 @@ def test_difference_of_c_is_the_mean_over_folds_resampled_within_them() -> None:
 
     def mean_c(model: RiskPredictions, rows: np.ndarray) -> float:
         parts = [rows[folds[rows] == fold] for fold in range(3)]
-        return float(np.mean([harrell_c(model.time_B[p], model.event_B[p], model.risk_B[p]).value for p in parts]))
+        return float(np.mean([harrell_c(model.time_B[p], model.event_B[p], model.risk_SB[p]).value for p in parts]))
 
     found = compare_c(first, second, resamples=4000)
     everyone = np.arange(120)
@@ -175,7 +168,7 @@ def test_a_fold_without_events_is_left_out_and_named() -> None:
     nobody = [dataclasses.replace(model, event_B=np.zeros(120)) for model in (first, second)]
     found = compare_c(*nobody, resamples=500)
     assert (found.value, found.num_units, found.reason) == (None, 0, "no_events")
-    constant = dataclasses.replace(second, event_B=events_B, risk_B=np.zeros(120), folds=[1] * 120)
+    constant = dataclasses.replace(second, event_B=events_B, risk_SB=np.zeros(120), folds=[1] * 120)
     assert compare_c(dataclasses.replace(first, folds=[1] * 120), constant, resamples=500).reason == "collapsed"
 
 
@@ -297,7 +290,8 @@ def test_null_spread_of_the_mean_c_is_that_of_random_scores() -> None:
     outcomes = [(model.time_B[rows], model.event_B[rows]) for rows in parts]
     generator = np.random.default_rng(6)
     drawn = [np.mean([harrell_c(*pair, generator.normal(size=40)).value for pair in outcomes]) for _ in range(600)]
-    spread = mean_null_c_spread([*outcomes, (np.ones(3), np.zeros(3))])
+    spreads = [null_c_spread(*outcome) for outcome in outcomes]
+    spread = mean_null_c_spread([*spreads, None])
     assert spread == pytest.approx(np.std(drawn), rel=3 / math.sqrt(2 * 600))
-    assert mean_null_c_spread(outcomes[:1]) == pytest.approx(null_c_spread(*outcomes[0]))
-    assert mean_null_c_spread([(np.ones(3), np.zeros(3))]) is None
+    assert mean_null_c_spread(spreads[:1]) == pytest.approx(spreads[0])
+    assert mean_null_c_spread([None]) is None
