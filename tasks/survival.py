@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 
 from asmil.config import StrictModel
 from asmil.data.config import LabelColumns
+from asmil.data.tables.polarity import unit_in_name
 from asmil.engine.protocols import BagReader, Monitor, Task
-from asmil.errors import DataError
+from asmil.errors import ConfigError, DataError
 from asmil.metrics.clinical import ClinicalModel, fit_clinical
 from asmil.metrics.ipcw import Followup
 from asmil.nn.cox import TieRule
@@ -115,7 +116,7 @@ class Survival(Task):
         columns: Meaning of the label columns; `time` and one of `event` and `censor` are needed.
 
     Raises:
-        ConfigError: A needed column is not named.
+        ConfigError: A needed column is not named, or its name tells another unit than the settings.
     """
 
     def __init__(self, config: SurvivalConfig, columns: LabelColumns) -> None:
@@ -123,6 +124,12 @@ class Survival(Task):
         self._config = config
         self._columns = OutcomeColumns.configured(columns, config.kind)
         self._covariates = columns.covariates
+        unit = unit_in_name(self._columns.time)
+        if unit is not None and unit != config.time_unit:
+            raise ConfigError(
+                f"data.labels.time: column {self._columns.time!r} is in {unit} by its name, but task.time_unit is "
+                f"{config.time_unit!r}; set task.time_unit: {unit}"
+            )
 
     def check(self, labels: pd.DataFrame) -> None:
         """Refuse outcomes that are missing, negative, contradictory or neither event nor censored; log a summary."""

@@ -128,6 +128,8 @@ def test_clam_folder_with_its_coordinate_folder(tmp_path: Path) -> None:
         write_clam_patches(tmp_path / f"patches/{name}.h5", tiles(size)[1])
     store, said = packed([tmp_path / "h5_files"], tmp_path / "a", PackOptions(facts={"mpp": 0.5, "encoder": "r50"}))
     assert (store.info.mpp, store.info.tile_size, store.info.encoder) == (0.5, None, "r50")
+    assert not any("do not say at what resolution" in line for line in said), "--mpp says it"
+    _, said = packed([tmp_path / "h5_files"], tmp_path / "untold")
     assert sum("do not say at what resolution" in line for line in said) == 1
     options = PackOptions(read=ReadOptions(patches=tmp_path / "patches"))
     assert packed([tmp_path / "h5_files"], tmp_path / "b", options)[0].info.tile_size == 256

@@ -63,6 +63,14 @@ def test_wrong_outcomes_are_refused_with_their_bags(
         task().check(outcomes(time, event))
 
 
+@pytest.mark.parametrize(("column", "unit"), [("time_days", "months"), ("os_months", "days"), ("Years", "months")])
+def test_a_time_column_whose_name_tells_another_unit_is_refused(column: str, unit: str) -> None:
+    columns = LabelColumns(time=column, event="event")
+    with pytest.raises(ConfigError, match=rf"column '{column}' is in \w+ by its name, but task\.time_unit is '{unit}'"):
+        SurvivalConfig(time_unit=unit).build(columns)
+    SurvivalConfig(time_unit=unit).build(LabelColumns(time="time", event="event"))
+
+
 def test_contradictory_bags_of_a_patient_are_refused(outcomes: Callable[..., pd.DataFrame]) -> None:
     agreeing = outcomes([3.0, 3.0, 5.0], [1, 1, 0], group=["p", "p", "q"])
     task().check(agreeing)

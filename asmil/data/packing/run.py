@@ -30,6 +30,7 @@ from asmil.data.packing.state import PackState
 from asmil.data.publish import StoreContent, labels_to_bytes, publish_store
 from asmil.data.schema import DATASET_FILE, DatasetInfo, FeatureDtype
 from asmil.data.sources import ReadOptions
+from asmil.data.sources.tiles import ASK_FOR_RESOLUTION
 from asmil.errors import DataError, EnvironmentProblem
 
 __all__ = ["PackOptions", "pack"]
@@ -162,7 +163,7 @@ class _Conversion:
             raise
 
     def _plan(self, scan: Scan) -> Plan:
-        for line in _scan_lines(scan):
+        for line in _scan_lines(scan, self._options.facts):
             self._say(line)
         plan = make_plan(
             scan,
@@ -361,7 +362,7 @@ def _refusal(problems: Mapping[str, Problem], advice: str) -> str:
     return f"{len(lines)} slides or files cannot be converted; {advice}:\n  " + "\n  ".join(lines)
 
 
-def _scan_lines(scan: Scan) -> list[str]:
+def _scan_lines(scan: Scan, facts: Mapping[str, Any]) -> list[str]:
     first = scan.units[0]
     if len(scan.units) == 1:
         lines = [f"{first.path}: {scan.format}, because it is {first.opened.reason}"]
@@ -369,4 +370,6 @@ def _scan_lines(scan: Scan) -> list[str]:
         lines = [f"{len(scan.units)} files: {scan.format}, because {first.path.name} is {first.opened.reason}"]
     if scan.ignored:
         lines.append(f"left alone in the source folder: {first_of([path.name for path in scan.ignored])}")
-    return lines + list(dict.fromkeys(note for unit in scan.units for note in unit.opened.notes))
+    is_told = any(facts.get(name) is not None for name in ("mpp", "magnification"))
+    notes = dict.fromkeys(note for unit in scan.units for note in unit.opened.notes)
+    return lines + [note for note in notes if not (is_told and ASK_FOR_RESOLUTION in note)]
