@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from asmil.errors import DataError
-from asmil.metrics.classification import classification_metrics
+from asmil.metrics.classification import classification_details, classification_metrics
 from asmil.metrics.values import Metric
 
 ONE_CLASS = Metric(None, "one_class")
@@ -96,3 +96,43 @@ def test_one_class_and_no_bags_give_reasons() -> None:
 def test_bad_input_is_refused(probabilities: list[list[float]], labels: list[int], classes: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         classification_metrics(np.array(probabilities), np.array(labels), classes, bag_ids=("s1", "s2"))
+
+
+def test_details_of_three_classes_by_hand() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    scores = np.eye(3)[[0, 1, 1, 1, 2, 0]] * 0.6 + 0.4 / 3
+    found = classification_details(scores, labels, ("a", "b", "c"))
+    assert found["f1[a]"].value == pytest.approx(2 / 4)
+    assert found["precision[b]"].value == pytest.approx(2 / 3)
+    assert found["recall[c]"].value == pytest.approx(1 / 2)
+    assert found["kappa"].value == pytest.approx((4 / 6 - 1 / 3) / (1 - 1 / 3))
+    for index, name in enumerate("abc"):
+        assert found[f"auc[{name}]"].value == pytest.approx(_auc(scores[:, index], labels == index))
+    assert found["log_loss"].value == pytest.approx(-(4 * np.log(0.6 + 0.4 / 3) + 2 * np.log(0.4 / 3)) / 6)
+    assert found["ece"].value == pytest.approx(abs(0.6 + 0.4 / 3 - 4 / 6))
+
+
+def test_two_classes_have_sensitivity_and_specificity_at_the_given_answers() -> None:
+    labels, positive = np.array([0, 0, 0, 1, 1]), np.array([0.1, 0.3, 0.6, 0.4, 0.9])
+    both = np.stack([1 - positive, positive], axis=1)
+    found = classification_details(both, labels, ("normal", "tumor"), predicted_B=(positive > 0.35).astype(int))
+    assert (found["sensitivity"].value, found["specificity"].value) == (1.0, pytest.approx(2 / 3))
+    assert classification_details(both, labels, ("normal", "tumor"))["sensitivity"].value == 0.5
+    metrics = classification_metrics(both, labels, ("normal", "tumor"), predicted_B=(positive > 0.35).astype(int))
+    assert metrics["accuracy"].value == pytest.approx(4 / 5)
+
+
+def test_undefined_details_have_reasons() -> None:
+    scores = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]])
+    found = classification_details(scores, np.array([0, 1, 1]), ("a", "b", "c"))
+    reasons = {name: metric.reason for name, metric in found.items() if metric.value is None}
+    assert reasons == {
+        "f1[c]": "absent_class",
+        "precision[c]": "never_predicted",
+        "recall[c]": "absent_class",
+        "auc[c]": "absent_class",
+    }
+    assert classification_details(scores, np.array([1, 1, 1]), ("a", "b", "c"))["kappa"] == ONE_CLASS
+    none = classification_details(np.zeros((0, 3)), np.zeros(0, dtype=int), ("a", "b", "c"))
+    assert set(none) == set(found)
+    assert all(metric.value is None for metric in none.values())

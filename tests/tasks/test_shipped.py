@@ -65,3 +65,39 @@ def test_a_shipped_experiment_runs_from_labels_to_test_figures(tmp_path: Path, n
     (predictions,) = predict_test(experiment, 0, 0, [(refitted.fitted.model, refitted.prepared)], why="test")
     assert refitted.prepared.evaluate(predictions)[experiment.task.monitor.metric].value is not None
     assert refitted.prepared.figures([predictions])
+
+
+PUBLISHED = {"camelyon16": (5, 5), "camelyon17": (1, 5), "bracs": (1, 5)}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_slide_experiments_follow_the_papers_protocol(name: str) -> None:
+    spec = load_experiment(TASKS / f"{name}.yaml")
+    assert (spec.protocol.scheme, spec.protocol.epoch_rule) == ("official", "best_validation")
+    assert (spec.protocol.repeats, spec.protocol.seeds) == PUBLISHED[name]
+    assert (spec.train.epochs, spec.train.bags_per_step, spec.train.schedule) == (50, 1, "cosine")
+    assert spec.task.monitor == "macro_f1+macro_auc"
+
+
+def test_camelyon16_cuts_270_slides_nine_to_one_in_five_ways(tmp_path: Path) -> None:
+    overrides = [f"data.store={tmp_path / 'store'}"]
+    spec = load_experiment(TASKS / "camelyon16.yaml", assignments=overrides)
+    slides = [f"s{row}" for row in range(399)]
+    labels = pd.DataFrame(
+        {
+            "slide": slides,
+            "label": np.where(np.arange(399) % 5 < 3, "normal", "tumor"),
+            "split": ["train"] * 270 + ["test"] * 129,
+        }
+    )
+    with BagWriter(
+        tmp_path / "store", num_features=1, dtype="float32", facts=DatasetFacts(provenance={"source": "test"})
+    ) as writer:
+        for slide in slides:
+            writer.add(slide, np.zeros((1, 1), dtype=np.float32))
+        writer.set_labels(labels)
+    plan = open_experiment(spec, tmp_path / "run").plan
+    cuts = [plan.development(repeat, 0) for repeat in range(5)]
+    assert {cut.bag_ids for cut in cuts} == {tuple(slides[:270])}
+    assert [len(cut.inner[0].validation) for cut in cuts] == [27] * 5
+    assert len({cut.inner[0].validation for cut in cuts}) == 5
