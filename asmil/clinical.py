@@ -8,7 +8,6 @@ are drawn by patient, stratified by event.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,12 @@ from asmil.data.labels import first_of, read_label_table
 from asmil.errors import ConfigError, DataError, run_command
 from asmil.metrics.clinical import fit_clinical
 from asmil.metrics.survival import harrell_c, null_c_spread
+from asmil.metrics.trainings import mean_null_c_spread
 from asmil.metrics.values import Metric
 from asmil.report.tables import Cell, format_number, print_table
 from tasks.outcomes import OutcomeColumns
 
-__all__ = ["ClinicalFold", "clinical_folds", "main", "spread_of_mean"]
+__all__ = ["ClinicalFold", "clinical_folds", "main"]
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,6 @@ def clinical_folds(
     return results
 
 
-def spread_of_mean(folds: Sequence[ClinicalFold]) -> float | None:
-    """Standard deviation of the mean C over independent folds for risks that know nothing."""
-    spreads = [fold.null_sd for fold in folds]
-    known = [spread for spread in spreads if spread is not None]
-    return math.sqrt(sum(spread**2 for spread in known)) / len(spreads) if len(known) == len(spreads) else None
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -109,7 +102,7 @@ def _summary(folds: Sequence[ClinicalFold]) -> str:
     values = [fold.c_index.value for fold in folds if fold.c_index.value is not None]
     if not values:
         return "no fold has a C-index"
-    spread = spread_of_mean(folds)
+    spread = mean_null_c_spread([fold.null_sd for fold in folds])
     parts = [f"mean C {np.mean(values):.4f}, SD over folds {np.std(values):.4f}"]
     if len(values) < len(folds):
         parts.append(f"{len(folds) - len(values)} of {len(folds)} folds left out, they have no comparable pairs")

@@ -34,7 +34,7 @@ from asmil.metrics.trainings import SeedSpread, compare_folds, compare_seeds, me
 from asmil.metrics.values import Metric
 from asmil.metrics.weighted import WeightedStatistic
 
-__all__ = ["Paired", "compare_runs", "null_spread", "spreads_over_seeds", "test_per_train"]
+__all__ = ["Paired", "compare_runs", "null_spread", "overlap_ratio", "spreads_over_seeds"]
 
 SLOW_RESAMPLES = 1000
 """Most resamples of a metric that has no fast form and is measured anew on each."""
@@ -74,7 +74,7 @@ def compare_runs(
     names = [name for name in pair[0].names if name in pair[1].names]
     places, seeds = pair[0].places, pair[0].seeds
     kept = {name: [place for place in places if all(one.known(name, place) for one in pair)] for name in names}
-    ratio = test_per_train(reference, jobs, part)
+    ratio = overlap_ratio(reference, jobs, part)
     over_folds: dict[str, Difference] = {}
     if len(places) > 1 and ratio is not None:
         figures = {name: [[one.fold_mean(name, place) for place in places] for one in pair] for name in names}
@@ -105,7 +105,7 @@ def null_spread(run: FinishedRun, jobs: Sequence[Job]) -> float | None:
     return mean_null_c_spread([null_c_spread(truth["time"], truth["event"]) for truth in truths])
 
 
-def test_per_train(run: FinishedRun, jobs: Sequence[Job], part: Part) -> float | None:
+def overlap_ratio(run: FinishedRun, jobs: Sequence[Job], part: Part) -> float | None:
     """Number of predicted patients over the number of training patients, for the test over folds.
 
     The protocol gives the shares; where the split was imported, the patients of all predicted parts of a repeat are

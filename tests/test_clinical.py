@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from asmil.clinical import ClinicalFold, clinical_folds, main, spread_of_mean
+from asmil.clinical import clinical_folds, main
 from asmil.errors import ConfigError, DataError
-from asmil.metrics.values import Metric
 
 COHORTS = ("blca", "brca", "luad", "ucec", "gbmlgg")
 COLUMNS = ("--group-column", "patient_id", "--time-column", "os_months", "--event-column", "event")
@@ -97,14 +95,3 @@ def test_missing_columns_and_single_folds_are_named(table: Path) -> None:
               "--covariates", "age,stage"])  # fmt: skip
     with pytest.raises(DataError, match="all 4 patients are in fold 0; two folds"):
         clinical_folds(pd.DataFrame({"age": [1, 2, 3, 4]}), np.arange(4.0), np.ones(4), ["0"] * 4)
-
-
-def fold(c: float | None, sd: float | None) -> ClinicalFold:
-    return ClinicalFold("f", 9, 3, Metric(c), sd)
-
-
-@pytest.mark.parametrize(("spreads", "expected"), [([0.03, 0.04], 0.025), ([0.06], 0.06), ([0.06, None], None)])
-def test_the_spread_of_a_mean_over_independent_folds(spreads: Sequence[float | None], expected: float | None) -> None:
-    assert spread_of_mean([fold(0.5, spread) for spread in spreads]) == (
-        None if expected is None else pytest.approx(expected)
-    )
