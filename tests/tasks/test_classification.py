@@ -160,3 +160,66 @@ def test_figures_keep_folds_apart_where_scores_are_compared(
     binary = task().prepare(make_table(label=[0, 1]), make_bags({}))
     (curve,) = binary.figures([predict(binary, make_table(label=[0, 1]), np.eye(2))])[0].data["curves"]
     assert (curve["name"], curve["auc"]) == ("1", 1.0)
+
+
+def test_details_carry_the_names_of_the_classes(make_table: Table, make_bags: type, predict: Predict) -> None:
+    labels = make_table(label=["x", "y", "z"] * 2)
+    prepared = task().prepare(labels, make_bags({}))
+    details = prepared.details(predict(prepared, labels, np.eye(3)[[0, 1, 2, 0, 1, 0]]))
+    assert details["f1[y]"].value == 1.0
+    assert details["recall[z]"].value == 0.5
+    assert set(details) <= set(prepared.meanings)
+    binary = task().prepare(make_table(label=["no", "yes"]), make_bags({}))
+    assert binary.meanings["sensitivity"] == "sensitivity (recall of yes)"
+
+
+def test_threshold_and_temperature_are_fitted_to_validation_predictions(
+    make_table: Table, make_bags: type, predict: Predict
+) -> None:
+    generator = np.random.default_rng(2)
+    truth = generator.integers(0, 2, 60)
+    logits = np.stack([np.zeros(60), 8 * (truth + generator.normal(0, 0.8, 60) + 1)], axis=1)
+    labels = make_table(label=truth)
+    plain = task(threshold="validation", temperature="validation").prepare(labels, make_bags({}))
+    before = predict(plain, labels, logits)
+    assert set(before.outputs) == {"probabilities", "logits"}
+    fitted = plain.calibrate_on_validation(before)
+    after = predict(fitted, labels, logits)
+    assert set(after.outputs) == {"probabilities", "predicted"}
+    temperature, threshold = fitted.fitted.temperature, fitted.fitted.threshold
+    assert temperature is not None
+    assert threshold is not None
+    np.testing.assert_allclose(
+        after.outputs["probabilities"][:, 1], 1 / (1 + np.exp(-logits[:, 1] / temperature.value))
+    )
+    assert (after.outputs["predicted"] == (after.outputs["probabilities"][:, 1] > threshold.value)).all()
+    assert fitted.details(after)["log_loss"].value < plain.details(before)["log_loss"].value
+    assert fitted.evaluate(after)["macro_f1"].value > plain.evaluate(before)["macro_f1"].value
+    assert fitted.evaluate(after)["macro_auc"] == plain.evaluate(before)["macro_auc"]
+    counts = np.array(fitted.figures([after])[1].data["counts"])
+    assert counts.trace() / 60 == pytest.approx(fitted.evaluate(after)["accuracy"].value)
+    restored = task().restore(json.loads(json.dumps(fitted.to_state(), allow_nan=False)))
+    assert restored.to_state() == fitted.to_state()
+    np.testing.assert_array_equal(predict(restored, labels, logits).outputs["predicted"], after.outputs["predicted"])
+
+
+def test_validation_bags_of_one_class_fit_nothing(make_table: Table, make_bags: type, predict: Predict) -> None:
+    plain = task(threshold="validation", temperature="validation").prepare(make_table(label=[0, 1]), make_bags({}))
+    labels = make_table(label=[1, 1])
+    fitted = plain.calibrate_on_validation(predict(plain, labels, np.array([[0.0, 1.0], [1.0, 0.0]])))
+    details = fitted.details(predict(fitted, labels, np.array([[0.0, 1.0], [1.0, 0.0]])))
+    assert (details["threshold"].value, details["threshold"].reason) == (0.5, "one_class")
+    assert (details["temperature"].value, details["temperature"].reason) == (1.0, "one_class")
+
+
+def test_a_threshold_needs_two_classes(make_table: Table) -> None:
+    with pytest.raises(ConfigError, match="threshold: validation needs two classes, got 3"):
+        task(threshold="validation", classes=["a", "b", "c"])
+    with pytest.raises(DataError, match="validation needs two"):
+        task(threshold="validation").check(make_table(label=["a", "b", "c"]))
+
+
+def test_a_patient_is_stratified_by_the_worst_of_the_configured_classes(make_table: Table) -> None:
+    labels = make_table(label=["negative", "macro", "itc"])
+    camelyon = task(classes=["negative", "itc", "micro", "macro"])
+    assert repr(max(camelyon.strata(labels))) == "'macro'"

@@ -28,7 +28,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"ranking": {"weight": 0.5}},
         {"censoring": "tail", "bins": {"rule": "quantile", "count": 3}},
     ],
-    "classification": [{}, {"class_weights": "balanced", "monitor": "macro_f1+macro_auc"}],
+    "classification": [
+        {},
+        {"class_weights": "balanced", "monitor": "macro_f1+macro_auc"},
+        {"multilabel": ["label"], "temperature": "validation"},
+    ],
     "benchmark": [{}, {"monitor": "auc"}],
 }
 CASES = [{"kind": kind, **settings} for kind, cases in SETTINGS.items() for settings in cases]
@@ -117,7 +121,7 @@ def _better(case: Case, name: str, predictions: Predictions) -> np.ndarray:
     """Outputs that know the truth."""
     truth = predictions.truth
     if name == "probabilities":
-        return np.eye(2)[truth["label"]]
+        return np.eye(2)[truth["label"]] if truth["label"].ndim == 1 else truth["label"]
     if name == "probability":
         return truth["label"].astype(float)
     return -truth["time"] if name == "risk" else predictions.outputs[name]
