@@ -8,6 +8,7 @@ when all of them are there, and not before.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,18 +60,22 @@ def train_jobs(
         on_epoch: Called after every epoch.
         say: Receives a line per finished job.
     """
+    num_done = 0
     for place in dict.fromkeys((job.repeat, job.fold) for job in jobs):
         of_fold = [job for job in jobs if (job.repeat, job.fold) == place]
         missing = [job for job in of_fold if not _predictions(out, job, part).exists()]
         if len(missing) < len(of_fold):
             done = ", ".join(job.name for job in of_fold if job not in missing)
             say(f"{done}: predictions are there, not done again")
+        num_done += len(of_fold) - len(missing)
         for job in missing:
+            started = time.monotonic()
             _train(experiment, job, out, part, on_epoch)
+            num_done += 1
+            say(f"{num_done}/{len(jobs)} {job.name}: trained in {time.monotonic() - started:.1f} s")
         if part == "test" and missing:
             _predict_test(experiment, missing, out)
-        for job in missing:
-            say(f"{job.name}: done")
+            say(f"repeat {place[0]}, fold {place[1]}: test part opened and predicted")
 
 
 def _train(experiment: Experiment, job: Job, out: Path, part: Part, on_epoch: Told) -> None:
