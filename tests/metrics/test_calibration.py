@@ -40,9 +40,9 @@ def test_a_sure_and_wrong_answer_costs_a_finite_loss() -> None:
 
 def test_calibration_error_by_hand() -> None:
     confidence = np.array([0.90, 0.92, 0.70, 0.72, 1.0])
-    correct = np.array([True, False, True, True, True])
-    first, second = abs((0.90 - 1) + (0.92 - 0)), abs((0.70 - 1) + (0.72 - 1))
-    assert calibration_error(confidence, correct) == pytest.approx((first + second + 0) / 5)
+    correct = np.array([True, True, False, True, False])
+    expected = (abs(0.90 + 0.92 - 2) + abs(0.70 + 0.72 - 1) + abs(1.0 - 0)) / 5
+    assert calibration_error(confidence, correct) == pytest.approx(expected)
 
 
 def test_the_temperature_is_where_the_slope_of_the_loss_is_zero() -> None:
