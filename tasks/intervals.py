@@ -8,10 +8,13 @@ from functools import partial
 
 import numpy as np
 
-from asmil.metrics.intervals import clustered_bootstrap, wilson_interval
+from asmil.metrics.intervals import wilson_interval
+from asmil.metrics.resampling import bootstrap
 from asmil.metrics.values import Metric
 
 __all__ = ["accuracy_interval", "with_intervals"]
+
+RESAMPLES = 1000
 
 
 def accuracy_interval(correct_B: np.ndarray, groups: Sequence[str]) -> tuple[float, float] | None:
@@ -28,7 +31,10 @@ def accuracy_interval(correct_B: np.ndarray, groups: Sequence[str]) -> tuple[flo
         return None
     if len(set(groups)) == len(groups):
         return wilson_interval(int(correct_B.sum()), len(correct_B))
-    return clustered_bootstrap(lambda rows: float(correct_B[rows].mean()), groups)
+    share = bootstrap(
+        lambda weights_RB: weights_RB @ correct_B.astype(float) / weights_RB.sum(axis=1), groups, resamples=RESAMPLES
+    )
+    return share.interval
 
 
 def with_intervals(
@@ -47,23 +53,26 @@ def with_intervals(
         strata: Stratum of each row, such as its fold; groups are drawn within theirs.
 
     Returns:
-        The named metrics of all rows; without an interval where there is no value, and with the reason `no_interval`
-        where resampling cannot tell one, as of too few groups.
+        The named metrics of all rows; without an interval where there is no value, and where resampling cannot tell
+        one, with the reason that `bootstrap` gives: `too_few_patients`, `no_spread` or `undefined_resamples`.
     """
     seen: dict[bytes, Mapping[str, Metric]] = {}
 
-    def resampled(name: str, rows: np.ndarray) -> float | None:
-        key = rows.tobytes()
-        if key not in seen:
-            seen[key] = measure(rows)
-        return seen[key][name].value
+    def resampled(name: str, weights_RB: np.ndarray) -> np.ndarray:
+        values = []
+        for weights_B in weights_RB.astype(np.int64):
+            key = weights_B.tobytes()
+            if key not in seen:
+                seen[key] = measure(np.repeat(np.arange(len(weights_B)), weights_B))
+            values.append(seen[key][name].value)
+        return np.array([np.nan if value is None else value for value in values])
 
     metrics = measure(np.arange(len(groups)))
     found = {}
     for name in names:
-        limits, reason = None, metrics[name].reason
-        if metrics[name].value is not None:
-            limits = clustered_bootstrap(partial(resampled, name), groups, strata=strata)
-            reason = reason or ("no_interval" if limits is None else None)
-        found[name] = replace(metrics[name], interval=limits, reason=reason)
+        metric = metrics[name]
+        if metric.value is not None:
+            drawn = bootstrap(partial(resampled, name), groups, strata=strata, resamples=RESAMPLES)
+            metric = replace(metric, interval=drawn.interval, reason=metric.reason or drawn.reason)
+        found[name] = metric
     return found

@@ -262,6 +262,9 @@ def test_an_interrupted_run_says_which_training_it_lacks(
     refused = refusal(lambda: main(words), capsys)
     assert refused.code == 2
     assert "broken lacks repeat0-fold1-seed8" in refused.message
+    both = shutil.copytree(broken, tmp_path / "both")
+    refused = refusal(lambda: main([str(both), str(broken)]), capsys)
+    assert "both lacks repeat0-fold1-seed8; broken lacks repeat0-fold1-seed8" in refused.message
     main([*words, "--common", "--resamples", "200"])
     told = capsys.readouterr().out
     assert "NOT ALL TRAININGS" in told

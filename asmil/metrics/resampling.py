@@ -1,8 +1,8 @@
 """Resampling of whole patients by weights, and swaps of two models' predictions: thousands of resamples at once.
 
 A bootstrap resample is a row of weights, the number of times each row was drawn, so a statistic is measured on all
-resamples by matrix products; `intervals.clustered_bootstrap` does the same for a statistic that takes row indices. It
-knows how to resample, not what to compare.
+resamples by matrix products; one that takes row indices gets each index as often as its weight says. This file knows
+how to resample, not what to compare.
 
 Shapes: R resamples, B rows (bags), K patients.
 """

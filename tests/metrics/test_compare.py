@@ -14,11 +14,11 @@ from asmil.metrics.classification import classification_metrics
 from asmil.metrics.compare import ClassPredictions, RiskPredictions, compare_c, compare_classes
 from asmil.metrics.delong import compare_auc_per_class
 from asmil.metrics.differences import Difference, holm, with_holm
-from asmil.metrics.intervals import clustered_bootstrap
 from asmil.metrics.resampling import paired_permutation
 from asmil.metrics.survival import harrell_c, null_c_spread
 from asmil.metrics.trainings import compare_folds, compare_seeds, mean_null_c_spread, seed_spread
 from asmil.metrics.weighted import confusion_statistics
+from tests.row_bootstrap import row_bootstrap
 
 FIRST = [0.61, 0.70, 0.66, 0.58, 0.73]
 SECOND = [0.55, 0.71, 0.60, 0.57, 0.65]
@@ -67,7 +67,7 @@ def test_classifiers_are_compared_in_every_metric() -> None:
             )
             return one - other
 
-        expected = clustered_bootstrap(difference, first.groups, resamples=300)
+        expected = row_bootstrap(difference, first.groups, resamples=300)
         assert found[name].interval == pytest.approx(expected, abs=0.12 * np.ptp(expected)), name
         assert found[name].p_value is not None
         assert found[name].p_value < 0.01
@@ -143,7 +143,7 @@ def test_difference_of_c_is_the_mean_over_folds_resampled_within_them() -> None:
     found = compare_c(first, second, resamples=4000)
     everyone = np.arange(120)
     assert (found.first, found.second) == pytest.approx((mean_c(first, everyone), mean_c(second, everyone)))
-    expected = clustered_bootstrap(
+    expected = row_bootstrap(
         lambda rows: mean_c(first, rows) - mean_c(second, rows), first.groups, strata=first.folds, resamples=200
     )
     assert found.interval == pytest.approx(expected, abs=0.15 * np.ptp(expected))

@@ -13,10 +13,10 @@ from scipy import stats
 from asmil.errors import DataError
 from asmil.metrics import resampling
 from asmil.metrics.classification import classification_metrics
-from asmil.metrics.intervals import clustered_bootstrap
 from asmil.metrics.resampling import bootstrap, paired_permutation, sign_flip_p
 from asmil.metrics.survival import TIED_RISK, harrell_c
 from asmil.metrics.weighted import class_statistics, concordance, confusion_statistics
+from tests.row_bootstrap import row_bootstrap
 
 
 def _mean(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -76,7 +76,7 @@ def test_bootstrap_draws_whole_patients_within_strata() -> None:
     patients, values = np.repeat(np.arange(30), 3), generator.normal(size=30).repeat(3) + generator.normal(size=90)
     folds = patients % 2
     found = bootstrap(_mean(values), patients.tolist(), strata=folds.tolist(), resamples=20_000)
-    by_rows = clustered_bootstrap(
+    by_rows = row_bootstrap(
         lambda rows: float(values[rows].mean()), patients.tolist(), strata=folds.tolist(), resamples=4000
     )
     assert found.interval == pytest.approx(by_rows, abs=0.06 * np.ptp(by_rows))
