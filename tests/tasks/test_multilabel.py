@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import f1_score
 from torch.nn import functional
 
 from asmil.config import parse_config
@@ -133,3 +134,17 @@ def test_a_column_that_is_not_there_or_never_varies_in_training(make_table: Tabl
 def test_settings_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         task(**settings)
+
+
+def test_a_labels_threshold_has_the_best_f1_of_its_presence(
+    make_table: Table, make_bags: type, predict: Predict
+) -> None:
+    labels = make_table(er=[0, 1, 0, 1, 1], pr=[0, 1, 0, 1, 1])
+    fitted = prepared(labels, make_bags, threshold="validation")
+    logits = np.repeat([[-2.0], [-1.0], [1.0], [2.0], [3.0]], 2, axis=1)
+    cuts = fitted.calibrate_on_validation(predict(fitted, labels, logits)).fitted.thresholds
+    assert cuts is not None
+    probability = 1 / (1 + np.exp(-logits[:, 0]))
+    truth = labels["er"].to_numpy()
+    tried = {float(cut): f1_score(truth, probability > cut) for cut in (probability[1:] + probability[:-1]) / 2}
+    assert cuts[0].value == pytest.approx(max(tried, key=lambda cut: tried[cut]))
