@@ -1,8 +1,8 @@
 """Finished run directories as `asmil.compare` reads them, and whether two of them can be compared at all.
 
-A run of `asmil.run` keeps predictions in `PART/JOB/predictions.npz`, a search those of its refits in
-`models/VARIANT/JOB/test.npz`, both beside the model they come from. What is computed from them is not this file's
-business.
+A run of `asmil.run` keeps predictions in `PART/JOB/predictions.npz`, with `--fold` those of the test part in `refit/`;
+a search keeps those of its refits in `models/VARIANT/JOB/test.npz`; all lie beside the model they come from. What is
+computed from them is not this file's business.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,11 +74,10 @@ def read_run(path: Path, name: str, part: Part) -> FinishedRun:
         DataError: Its trainings are of different data or splits.
         IntegrityError: A file is damaged.
     """
-    root, jobs_folder, file_name = _layout(path, part)
-    found = {_job(folder): folder for folder in jobs_folder.iterdir() if JOB_NAME.fullmatch(folder.name)}
+    root, found, file_name = _layout(path, part)
     done = {job: found[job] for job in sorted(found, key=_order) if (found[job] / file_name).exists()}
     if not done:
-        raise ConfigError(f"{path}: no training in {jobs_folder} has predictions yet; let the run finish first")
+        raise ConfigError(f"{path}: none of its {len(found)} trainings has predictions; let the run finish first")
     records = {job: _record(folder) for job, folder in done.items()}
     facts = _facts(path, records)
     expected, labels = _announced(root / EVENTS_FILE, part)
@@ -141,16 +141,20 @@ def trainings_of_all(runs: Sequence[FinishedRun], *, common: bool) -> tuple[list
     return chosen, left_out
 
 
-def _layout(path: Path, part: Part) -> tuple[Path, Path, str]:
-    """The run directory, the folder of its jobs, and the name of their predictions."""
+def _layout(path: Path, part: Part) -> tuple[Path, dict[Job, Path], str]:
+    """The run directory, the folder of each training, and the name of the predictions in it."""
     if not path.is_dir():
         raise ConfigError(f"{path}: no such directory; give the directories that runs were written to (--out)")
     if (path / part).is_dir():
-        return path, path / part, "predictions.npz"
-    if part == "test" and (path / "models" / "best").is_dir():
-        return path, path / "models" / "best", "test.npz"
-    if part == "test" and path.parent.name == "models" and (path.parent.parent / EXPERIMENT_FILE).is_file():
-        return path.parent.parent, path, "test.npz"
+        return path, _folders(path / part), "predictions.npz"
+    if part == "test":
+        if (path / "refit" / "predictions.npz").exists():
+            single = path / "refit"
+            return path, {Job(**_model_tree(single)["job"]): single}, "predictions.npz"
+        if (path / "models" / "best").is_dir():
+            return path, _folders(path / "models" / "best"), "test.npz"
+        if path.parent.name == "models" and (path.parent.parent / EXPERIMENT_FILE).is_file():
+            return path.parent.parent, _folders(path), "test.npz"
     option = " --test" if part == "test" else ""
     raise ConfigError(
         f"{path}: holds no {part} predictions; expected a directory of python -m asmil.run X.yaml --folds all{option}, "
@@ -158,10 +162,9 @@ def _layout(path: Path, part: Part) -> tuple[Path, Path, str]:
     )
 
 
-def _job(folder: Path) -> Job:
-    match = JOB_NAME.fullmatch(folder.name)
-    assert match is not None
-    return Job(*map(int, match.groups()))
+def _folders(parent: Path) -> dict[Job, Path]:
+    found = {folder: JOB_NAME.fullmatch(folder.name) for folder in parent.iterdir()}
+    return {Job(*map(int, match.groups())): folder for folder, match in found.items() if match}
 
 
 def _order(job: Job) -> tuple[int, int, int]:
@@ -169,16 +172,25 @@ def _order(job: Job) -> tuple[int, int, int]:
 
 
 def _record(folder: Path) -> dict[str, object]:
-    """What `model.json` says of a training."""
+    """What `model.json` says of the data of a training."""
+    tree = _model_tree(folder)
+    return {
+        "task": tree["task"]["kind"],
+        "data id": tree["data_id"],
+        "split": tree["split"],
+        "simulated": tree["simulated"],
+    }
+
+
+def _model_tree(folder: Path) -> dict[str, Any]:
+    """`model.json` of a training, of which everything asked for here is there."""
     file = folder / "model.json"
     try:
-        tree = json.loads(file.read_bytes())
-        return {
-            "task": str(tree["task"]["kind"]),
-            "data id": str(tree["data_id"]),
-            "split": str(tree["split"]),
-            "simulated": tree["simulated"],
-        }
+        tree: dict[str, Any] = json.loads(file.read_bytes())
+        lacking = {"data_id", "split", "simulated", "job"} - set(tree)
+        if lacking or "kind" not in tree["task"] or set(tree["job"]) != {"repeat", "fold", "seed"}:
+            raise ValueError(f"lacks {', '.join(sorted(lacking)) or 'task or job'}")
+        return tree
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{file}: missing or damaged ({type(error).__name__}: {error}); restore it, or train again"

@@ -25,7 +25,14 @@ from asmil.engine.predict import predict, resolve_device
 from asmil.engine.protocols import Predictions
 from asmil.engine.records import EpochRecord
 from asmil.errors import AsmilError, ConfigError, run_command
-from asmil.evaluation import Evaluation, against_baseline, comparison_tree, intervals_tree, metrics_tree
+from asmil.evaluation import (
+    Evaluation,
+    against_baseline,
+    comparison_tree,
+    intervals_tree,
+    metrics_tree,
+    save_predictions,
+)
 from asmil.experiment import (
     EXPERIMENT_FILE,
     Experiment,
@@ -273,6 +280,7 @@ class _Run:
         model = (trained.fitted.model, trained.prepared)
         why = f"asmil.run --test into {self.out}"
         (predictions,) = predict_test(experiment, job.repeat, job.fold, [model], why=why)
+        save_predictions(directory / "predictions.npz", predictions)
         return {"test": self._measure("test", trained, predictions)}
 
     def _measure(self, part: str, trained: Trained, predictions: Predictions) -> dict[str, Any]:

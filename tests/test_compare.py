@@ -288,6 +288,19 @@ def test_a_search_is_read_as_its_refits(
     assert outputs[0] == outputs[1]
 
 
+def test_runs_of_one_fold_are_compared_over_patients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = classification(tmp_path, changes={"train.epochs": 1})
+    one, other = (tiny.run("--fold", 1, "--test", "--set", f"train.lr={lr}") for lr in (0.01, 0.1))
+    capsys.readouterr()
+    main([str(one), str(other), "--json", str(tmp_path / "c.json"), "--resamples", "200"])
+    tree = json.loads((tmp_path / "c.json").read_text())
+    assert tree["trainings"] == ["repeat0-fold1-seed7"]
+    pair = tree["comparisons"][other.name]
+    assert (pair["folds"], pair["seeds"]) == ({}, {})
+    reported = json.loads((other / "result.json").read_text())["metrics"]["test"]
+    assert pair["patients"]["accuracy"]["second"] == pytest.approx(reported["accuracy"])
+
+
 def test_what_cannot_be_compared_is_refused_in_one_paragraph(
     finished: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
