@@ -245,7 +245,7 @@ def parts(labels: pd.DataFrame, train: slice, test: slice) -> pd.DataFrame:
     [
         (lambda t: t.iloc[:-2], ["2 bags without a label: s22, s23", "correct the table", "allow_missing"]),
         (lambda t: pd.concat([t, t.iloc[:1].assign(slide="s99")]), ["1 labels without a bag: s99", "allow_missing"]),
-        (lambda t: pd.concat([t, t.iloc[:1]]), ["1 ids have more than one row: s00"]),
+        (lambda t: pd.concat([t, t.iloc[:1].assign(label="odd")]), ["'s00' (label: ", "and odd)", "keep one each"]),
         (lambda t: t.assign(label="tumor"), ["'label' has one class in the cohort ('tumor')", "data.labels.target"]),
         (lambda t: t.assign(label=["benign", *t["label"][1:]]), ["class 'benign' of bag 's00'", "task.classes"]),
         (lambda t: t.assign(label=[None, *t["label"][1:]]), ["no class for bag 's00'", "correct or remove"]),

@@ -19,6 +19,8 @@ from asmil.data.config import DataConfig, LabelColumns
 from asmil.data.labels import first_of, normalise_labels, read_label_table
 from asmil.data.schema import COORD_DTYPES, FEATURE_DTYPES
 from asmil.data.store import BagStore
+from asmil.data.tables.names import SlideNames
+from asmil.data.tables.rows import rows_of_slides
 from asmil.errors import ConfigError, DataError
 
 __all__ = ["Cohort"]
@@ -207,12 +209,10 @@ def _read_table(store: BagStore, data: DataConfig) -> tuple[pd.DataFrame, str]:
 
 def _match(store: BagStore, table: pd.DataFrame, data: DataConfig, source: str) -> pd.DataFrame:
     """Label rows of the stored slides, in store order, index = slide id."""
-    ids = table[data.labels.id]
-    repeated = list(ids[ids.duplicated()].unique())
-    if repeated:
-        raise DataError(
-            f"{source}: {len(repeated)} ids have more than one row: {first_of(repeated)}; keep one row each"
-        )
+    matched = rows_of_slides(table, data.labels.id, SlideNames(store.slide_ids), source)
+    for note in matched.notes():
+        _log.info("%s: %s", source, note)
+    ids = matched.frame[data.labels.id]
     labelled = set(ids)
     no_bag = [slide_id for slide_id in ids if slide_id not in store.index]
     no_label = [slide_id for slide_id in store.slide_ids if slide_id not in labelled]
@@ -221,7 +221,7 @@ def _match(store: BagStore, table: pd.DataFrame, data: DataConfig, source: str) 
     kept = [slide_id for slide_id in store.slide_ids if slide_id in labelled]
     if not kept:
         raise DataError(f"{source}: no label belongs to a bag of {store.uri}; check data.labels.id")
-    rows = table.set_index(pd.Index(ids.to_numpy(), dtype=object), drop=False).loc[kept]
+    rows = matched.frame.set_index(pd.Index(ids.to_numpy(), dtype=object), drop=False).loc[kept]
     return rows.rename_axis("bag_id")
 
 

@@ -130,9 +130,40 @@ def test_labels_and_bags_must_match_one_to_one(tmp_path, bags, caplog):
     assert "X11; 2 bags without a label: S0, S4; left out" in caplog.text
 
 
+def test_ids_of_a_table_are_matched_without_folder_and_suffix(tmp_path, bags, directory, caplog):
+    table = three_patients()
+    exact = open_cohort(directory, group="patient")
+    table["slide"] = ["x/S4.svs", "S0.svs", "S3", "S1.ome.tiff", "S2.h5"]
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    pd.concat([table, table]).to_csv(tmp_path / "twice.csv", index=False)
+    for name in ("labels.csv", "twice.csv"):
+        with caplog.at_level(logging.INFO):
+            cohort = open_cohort(directory, table=str(tmp_path / name), group="patient")
+        pd.testing.assert_frame_equal(cohort.labels, exact.labels)
+    assert f"{tmp_path / 'labels.csv'}: 4 slides have a row that names them with a folder or suffix" in caplog.text
+    assert f"{tmp_path / 'twice.csv'}: 5 rows repeat an earlier row word for word; kept once" in caplog.text
+
+
+def test_ids_that_several_slides_could_have_are_refused(tmp_path):
+    features = list(draw_bags([1, 1, 1]).values())
+    directory = write_store(tmp_path / "s", dict(zip(["b.svs", "b.tif", "c"], features, strict=True)))
+    for ids, message in (
+        (["b", "c", "b.tif"], r"1 ids could name several slides: 'b' \(b.svs, b.tif\); write them out"),
+        (["b.svs", "b.tif", "c", "c.svs"], "'c' and 'c.svs' both name slide 'c'"),
+    ):
+        pd.DataFrame({"slide": ids}).to_csv(tmp_path / "labels.csv", index=False)
+        with pytest.raises(DataError, match=message):
+            open_cohort(directory, table=str(tmp_path / "labels.csv"), independent_bags=True)
+    pd.DataFrame({"slide": ["c.svs", "b.tif", "b.svs"]}).to_csv(tmp_path / "labels.csv", index=False)
+    cohort = open_cohort(directory, table=str(tmp_path / "labels.csv"), independent_bags=True)
+    assert cohort.bag_ids == ("b.svs", "b.tif", "c")
+
+
 def test_repeated_and_foreign_labels_are_refused(tmp_path, bags):
-    twice = write_store(tmp_path / "t", bags, pd.concat([three_patients(), three_patients().iloc[:2]]))
-    with pytest.raises(DataError, match="2 ids have more than one row: S4, S0;"):
+    again = three_patients().iloc[:2].assign(scanner="z", time=9.0)
+    twice = write_store(tmp_path / "t", bags, pd.concat([three_patients(), again]))
+    differing = r"'S4' \(time: 2.0 and 9.0, scanner: a and z\), 'S0' \(time: 1.0 and 9.0, scanner: b and z\); keep"
+    with pytest.raises(DataError, match=f"2 slides have more than one row, and the rows differ: {differing}"):
         open_cohort(twice, group="patient")
     foreign = write_store(tmp_path / "u", bags, pd.DataFrame({"slide": ["a"], "patient": ["b"]}))
     with pytest.raises(DataError, match="no label belongs to a bag"):

@@ -276,15 +276,51 @@ def test_one_common_table_is_kept_once(tmp_path: Path) -> None:
         {"slide": ["aS0", "aS1", "bS0", "bS1", "gone"], "y": [0, 1, 0, 1, 1], "t": [1.5, None] + 3 * [2]}
     )
     lines = said(two_stores(tmp_path, labels=(common, common)), tmp_path / "out")
-    assert "5 label rows are in several tables word for word; kept once" in lines
+    assert "5 label rows say again what another row says of the same slide; kept once" in lines
+    without = "1 labels without a slide in any of the stores: gone; kept, and training needs data.allow_missing: true"
+    assert without in lines
     pd.testing.assert_frame_equal(BagStore.open(str(tmp_path / "out")).labels(), common)
 
 
-def test_repeated_rows_of_one_table_stay_as_they_are(tmp_path: Path) -> None:
+def test_repeated_rows_of_one_table_are_kept_once(tmp_path: Path) -> None:
     table = pd.DataFrame({"slide": ["aS0", "aS0"], "y": [1, 1]})
     write_store(tmp_path / "a", named("a", [3]), labels=table)
     merge([str(tmp_path / "a")], tmp_path / "out", say=lambda line: None)
-    pd.testing.assert_frame_equal(BagStore.open(str(tmp_path / "out")).labels(), table)
+    pd.testing.assert_frame_equal(BagStore.open(str(tmp_path / "out")).labels(), table[:1])
+
+
+def test_rows_of_slides_of_another_store_give_way_to_its_rows_under_any_name(tmp_path: Path) -> None:
+    """Two stores packed from one table: in each the rows of the other store's slides still have the file's ids."""
+    y = [0, 1, 0, 1, 1]
+    first = pd.DataFrame({"slide": ["aS0", "aS1", "x/bS0.svs", "bS1.svs", "gone.svs"], "y": y})
+    second = pd.DataFrame({"slide": ["x/aS0.svs", "aS1.svs", "bS0", "bS1", "gone.svs"], "y": y})
+    uris = two_stores(tmp_path, labels=(first, second))
+    for number, ordered in enumerate((uris, uris[::-1])):
+        lines = said(ordered, tmp_path / f"out{number}")
+        joined = BagStore.open(str(tmp_path / f"out{number}")).labels()
+        assert joined is not None
+        expected = pd.DataFrame({"slide": ["aS0", "aS1", "bS0", "bS1", "gone.svs"], "y": y})
+        pd.testing.assert_frame_equal(joined, expected)
+        assert any(line.startswith("5 label rows say again") for line in lines)
+        assert any(line.startswith("1 labels without a slide in any of the stores: gone.svs;") for line in lines)
+
+
+def test_a_slide_takes_its_row_from_another_store_if_its_own_has_none(tmp_path: Path) -> None:
+    first = pd.DataFrame({"slide": ["aS0", "aS1", "bS1.svs"], "y": [0, 1, 1]})
+    second = pd.DataFrame({"slide": ["bS0"], "y": [0]})
+    merge(two_stores(tmp_path, labels=(first, second)), tmp_path / "out", say=lambda line: None)
+    joined = BagStore.open(str(tmp_path / "out")).labels()
+    assert joined is not None
+    assert joined.to_numpy().tolist() == [["aS0", 0], ["aS1", 1], ["bS1", 1], ["bS0", 0]]
+
+
+def test_other_columns_that_name_the_slide_are_no_contradiction(tmp_path: Path) -> None:
+    first = pd.DataFrame({"case": ["aS0", "bS0"], "slide": ["aS0", "bS0.svs"], "y": [0, 1]})
+    second = pd.DataFrame({"case": ["aS0", "bS0"], "slide": ["aS0.svs", "bS0"], "y": [0, 1]})
+    merge(two_stores(tmp_path, labels=(first, second)), tmp_path / "out", say=lambda line: None)
+    joined = BagStore.open(str(tmp_path / "out")).labels()
+    assert joined is not None
+    assert joined.to_numpy().tolist() == [["aS0", "aS0", 0], ["bS0", "bS0", 1]]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +343,17 @@ def test_repeated_rows_of_one_table_stay_as_they_are(tmp_path: Path) -> None:
         (
             {"slide": ["aS0", "bS0"], "y": [1, 0]},
             {"slide": ["bS0", "bS1"], "y": [1, 0]},
-            r"/b: 1 slides have other label rows .* than in .*/a: bS0 \(column 'slide'\)",
+            r"/a: 1 slides have label rows that differ: bS0 \(y: 1 in .*/b, 0 in .*/a\); correct",
+        ),
+        (
+            {"slide": ["aS0", "bS0.svs"], "y": [1, 0]},
+            {"slide": ["bS0", "bS1"], "y": [1, 0]},
+            r"/a: 1 slides have label rows that differ: bS0 \(y: 1 in .*/b, 0 in .*/a\); correct",
+        ),
+        (
+            {"slide": ["aS0", "gone"], "y": [1, 0]},
+            {"slide": ["bS0", "gone"], "y": [1, 1]},
+            r"/b: 1 slides have label rows that differ: gone \(y: 0 in .*/a, 1 in .*/b\); correct",
         ),
     ],
 )

@@ -19,6 +19,7 @@ from asmil.data.tables.importing import StoredSlides, import_splits
 from asmil.data.tables.loading import LabelOptions, LabelTable, load_label_table
 from asmil.data.tables.names import SlideNames
 from asmil.data.tables.outcomes import EVENT, TimeUnit, outcome_lines
+from asmil.data.tables.rows import rows_of_slides
 from asmil.errors import ConfigError, DataError
 
 __all__ = ["LabelMatcher", "LabelOptions", "add_label_arguments", "label_options"]
@@ -169,19 +170,18 @@ class LabelMatcher:
     def _matched(self, table: LabelTable, slide_ids: Sequence[str]) -> pd.DataFrame:
         column, label_ids = table.columns.id, list(table.frame[table.columns.id])
         known = SlideNames((*slide_ids, *self.no_tissue))
-        found = [known.named_by(label_id) for label_id in label_ids]
-        _refuse_ambiguity(label_ids, found, table.source)
-        ids = [slides[0] if slides else label_id for label_id, slides in zip(label_ids, found, strict=True)]
-        labelled = set(slide_ids) & set(ids)
+        rows = rows_of_slides(table.frame, column, known, table.source)
+        labelled = set(slide_ids) & set(rows.frame[column])
         if not labelled:
             raise DataError(
                 f"{table.source}: no value of column {column!r} ({first_of(label_ids, limit=3)}) is a slide of the "
                 f"source ({first_of(slide_ids, limit=3)}); give --id-column, or correct the ids"
             )
-        matched = table.frame.assign(**{column: ids})
-        matched = matched[~matched[column].isin(set(self.no_tissue))]
-        exact = sum(label_id in labelled for label_id in label_ids)
-        how = "" if exact == len(labelled) else f", {len(labelled) - exact} of them without folder and suffix of the id"
+        matched = rows.frame[~rows.frame[column].isin(set(self.no_tissue))]
+        if rows.repeated:
+            self.say(f"{table.source}: {rows.repeated} rows repeat an earlier row word for word; kept once")
+        shortened = len(labelled.intersection(rows.shortened))
+        how = f", {shortened} of them without folder and suffix of the id" if shortened else ""
         share = 100 * len(labelled) / len(slide_ids)
         self.say(f"{len(labelled)} of {len(slide_ids)} slides ({share:.1f} %) have a row in {table.source}{how}")
         self._report_missing(
@@ -206,20 +206,6 @@ class LabelMatcher:
         if not self.options.allow_missing:
             raise DataError(f"{message}; correct the table or the ids, or go on without them with --allow-missing")
         self.say(f"{message}; all of them are listed in dataset.json, and training needs data.allow_missing: true")
-
-
-def _refuse_ambiguity(label_ids: Sequence[str], found: Sequence[tuple[str, ...]], source: str) -> None:
-    unclear = [f"{name!r} ({', '.join(slides)})" for name, slides in zip(label_ids, found, strict=True) if slides[1:]]
-    if unclear:
-        raise DataError(f"{source}: {len(unclear)} ids could name several slides: {first_of(unclear)}; write them out")
-    rows: dict[str, list[str]] = {}
-    for name, slides in zip(label_ids, found, strict=True):
-        rows.setdefault(slides[0] if slides else name, []).append(name)
-    several = [
-        f"{' and '.join(map(repr, names))} both name slide {slide!r}" for slide, names in rows.items() if names[1:]
-    ]
-    if several:
-        raise DataError(f"{source}: {len(several)} slides have more than one row: {first_of(several)}; keep one each")
 
 
 def _summary(table: LabelTable, rows: pd.DataFrame) -> Iterator[str]:

@@ -74,9 +74,19 @@ def test_ambiguous_ids_are_counted_and_the_first_ten_shown(tmp_path: Path) -> No
     assert "s10" not in message
 
 
-def test_several_rows_of_one_slide_are_refused_even_if_they_agree(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 slides have more than one row: 'a' and 'a' both name slide 'a'"):
+def test_rows_of_one_slide_that_differ_are_refused_by_column_and_values(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
         matched(labels(tmp_path, ["a", "b", "a"]), ("a", "b"))
+    assert "1 slides have more than one row, and the rows differ: 'a' (label: 0 and 2); keep one" in str(caught.value)
+
+
+def test_rows_that_are_the_same_are_kept_once_and_counted(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("slide,label,stage\na.svs,0,\nb,1,II\na.svs,0,\nb,1,II\nb,1,II\n")
+    frame, said, _ = matched(table, ("a", "b"))
+    assert frame[["slide", "label"]].to_numpy().tolist() == [["a", 0], ["b", 1]]
+    assert f"{table}: 3 rows repeat an earlier row word for word; kept once" in said
+    assert any(line.endswith("1 of them without folder and suffix of the id") for line in said)
 
 
 def test_what_does_not_match_is_refused_with_counts_and_listed_if_allowed(tmp_path: Path) -> None:
