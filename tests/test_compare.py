@@ -23,17 +23,18 @@ from asmil.evaluation import Evaluation, load_predictions, save_predictions
 from asmil.metrics.delong import auc_covariance
 from asmil.metrics.survival import null_c_spread
 from tasks.classification import ClassificationConfig
+from tests.row_bootstrap import row_bootstrap
 from tests.run_support import classification, refusal
 
 FOLDS, SEEDS, BAGS = 3, 4, 20
 
 
-def class_run(name: str, strength: float, **changes: Any) -> FinishedRun:
+def class_run(name: str, strength: float, *, monitor: str = "macro_auc", **changes: Any) -> FinishedRun:
     """Twenty bags per fold of two classes, whose scores are drawn anew for every training."""
     task = ClassificationConfig(classes=("a", "b")).build(LabelColumns(target="label"))
     prepared = task.restore(
-        {"config": {"kind": "classification"}, "classes": ["a", "b"], "class_weights": None, "temperature": None,
-         "threshold": None}
+        {"config": {"kind": "classification", "monitor": monitor}, "classes": ["a", "b"], "class_weights": None,
+         "temperature": None, "threshold": None}
     )  # fmt: skip
     trainings = {}
     for job in [Job(0, fold, seed) for fold in range(FOLDS) for seed in range(SEEDS)]:
@@ -102,6 +103,31 @@ def test_delong_takes_the_mean_over_seeds_and_ranks_no_two_folds_together(
         (found.value - 1.959963985 * variance**0.5, found.value + 1.959963985 * variance**0.5)
     )
     assert "DeLong" in found.method
+
+
+def test_a_metric_without_a_fast_form_is_measured_on_drawn_bags() -> None:
+    name = "macro_f1+macro_auc"
+    pair = [class_run(run, strength, monitor=name) for run, strength in (("first", 1.5), ("second", 0.5))]
+    jobs = [Job(0, fold, 0) for fold in range(FOLDS)]
+    found = compare_runs(*pair, jobs, "test", resamples=500).patients[name]
+
+    def difference(rows: np.ndarray) -> float:
+        parts = []
+        for fold, job in enumerate(jobs):
+            drawn = rows[rows // BAGS == fold] % BAGS
+            for sign, run in zip((1, -1), pair, strict=True):
+                one = run.trainings[job]
+                scores_BC, label_B = one.predictions.outputs["probabilities"][drawn], np.arange(BAGS)[drawn] % 2
+                ids = tuple(map(str, drawn))
+                part = Predictions(ids, ids, {"probabilities": scores_BC}, {"label": label_B})
+                parts.append(sign * one.prepared.evaluate(part)[name].value / FOLDS)
+        return sum(parts)
+
+    everyone = np.arange(FOLDS * BAGS)
+    assert found.value == pytest.approx(difference(everyone))
+    folds = (everyone // BAGS).tolist()
+    expected = row_bootstrap(difference, everyone.tolist(), strata=folds, resamples=500)
+    assert found.interval == pytest.approx(expected, abs=0.15 * np.ptp(expected))
 
 
 def test_the_permutation_swaps_a_patient_under_all_seeds_at_once() -> None:
