@@ -128,6 +128,7 @@ class _Figures:
             "study": [self._study(outcome) for outcome in self.outcomes],
             "simulated": experiment.cohort.simulated,
             "data_id": experiment.cohort.dataset_id,
+            "labels_id": experiment.cohort.labels_id,
             "split": experiment.plan.hash,
             "spec_hash": experiment.spec.hash(),
             "ledger": self.ledger,
