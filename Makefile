@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 
 help:
 	@echo "make setup   create $(VENV) and install the project with pinned versions"
-	@echo "make demo    search hyperparameters on simulated survival data and write a report (about 6 minutes)"
+	@echo "make demo    search hyperparameters on simulated survival data and write a report (a few minutes)"
 	@echo "make lint    style, types and import rules"
 	@echo "make test    lint and all tests"
 	@echo "make fuzz    22,000 mutated files against the readers (about 10 minutes)"

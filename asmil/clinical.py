@@ -146,6 +146,10 @@ def _folds(labels: pd.DataFrame, event_B: np.ndarray, options: argparse.Namespac
     return [fold_of[patient] for patient in patients]
 
 
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m asmil.clinical", description=__doc__)
     parser.add_argument("table", type=Path, metavar="TABLE", help="label table, one row per patient or slide")
@@ -154,9 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     polarity = parser.add_mutually_exclusive_group(required=True)
     polarity.add_argument("--event-column", metavar="NAME", help="1 where the event was observed")
     polarity.add_argument("--censor-column", metavar="NAME", help="1 where the event was not observed")
-    parser.add_argument(
-        "--covariates", required=True, type=lambda text: text.split(","), metavar="NAME,...", help="e.g. age,stage"
-    )
+    parser.add_argument("--covariates", required=True, type=_words, metavar="NAME,...", help="e.g. age,stage")
     parser.add_argument("--fold-column", metavar="NAME", help="fold in which a patient is held out")
     parser.add_argument("--folds", type=int, default=5, help="folds to draw without --fold-column (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (%(default)s)")

@@ -196,10 +196,14 @@ class Survival(Task):
         first_B = ~labels["group"].duplicated().to_numpy()
         table = labels.loc[first_B, list(self._covariates)]
         try:
-            return fit_clinical(table, time_B[first_B], event_B[first_B])
+            model = fit_clinical(table, time_B[first_B], event_B[first_B])
         except DataError as error:
             logger.warning("no clinical baseline: %s", error)
             return None
+        unused = sorted({*self._covariates} - {covariate.name for covariate in model.covariates})
+        if unused:
+            logger.warning("the clinical baseline has no use for %s: no level is common enough", ", ".join(unused))
+        return model
 
     def _outcomes(self, labels: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         return self._columns.read(labels)

@@ -16,6 +16,7 @@ from sksurv.linear_model import CoxPHSurvivalAnalysis
 from sksurv.util import Surv
 
 from asmil.errors import DataError
+from asmil.missing import is_missing
 
 __all__ = ["ClinicalModel", "Covariate", "fit_clinical"]
 
@@ -141,16 +142,37 @@ def _coefficients(
 
 def _fitted(values: pd.Series) -> list[Covariate]:
     """The columns of one covariate."""
-    name, present = str(values.name), values.dropna()
+    name, present = str(values.name), _cleaned(values).dropna()
     if present.empty:
         raise DataError(f"covariate {name!r} has no value in the training part ({len(values)} patients)")
     if not pd.api.types.is_numeric_dtype(present.dtype):
         counts = present.astype(str).value_counts()
+        _refuse_strays(name, present)
         return [_standardized(values, name, str(level), 0.0) for level in sorted(counts.index[counts >= RARE])]
     numbers = present.astype(np.float64)
     if not np.isfinite(numbers).all():
         raise DataError(f"covariate {name!r} holds an infinite value; correct the label table")
     return [_standardized(values, name, None, float(numbers.median()))]
+
+
+def _cleaned(values: pd.Series) -> pd.Series:
+    """The values with words for missing ones taken away, as numbers if all that are left are."""
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        return values
+    known = values.where(~values.map(is_missing).astype(bool), None)
+    numbers = pd.to_numeric(known, errors="coerce")
+    return numbers if (numbers.isna() == known.isna()).all() else known
+
+
+def _refuse_strays(name: str, present: pd.Series) -> None:
+    """Numbers among which a few words stand are numbers; as levels they would all be rare."""
+    is_number = pd.to_numeric(present, errors="coerce").notna()
+    if is_number.mean() > 0.5:
+        strays = sorted(set(present[~is_number].astype(str)))
+        raise DataError(
+            f"covariate {name!r} holds numbers but also {', '.join(map(repr, strays[:5]))}; correct the label table or "
+            "leave these cells empty"
+        )
 
 
 def _standardized(values: pd.Series, name: str, level: str | None, median: float) -> Covariate:
@@ -159,6 +181,7 @@ def _standardized(values: pd.Series, name: str, level: str | None, median: float
 
 
 def _raw(values: pd.Series, level: str | None, median: float) -> np.ndarray:
+    values = _cleaned(values)
     if level is not None:
         return np.asarray([not pd.isna(value) and str(value) == level for value in values], dtype=np.float64)
     return np.asarray(values.astype(np.float64).fillna(median), dtype=np.float64)

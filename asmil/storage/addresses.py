@@ -73,7 +73,10 @@ def open_fs(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 def _refuse_credentials(scheme: str, uri: str) -> None:
     """Nothing of an address that may hold a secret is repeated in the message."""
-    shown = scheme if _SCHEME.fullmatch(scheme) else "address"
+    if not _SCHEME.fullmatch(scheme):
+        shown = "the address" if "@" in uri else uri
+        raise ConfigError(f"{shown}: not an address that can be opened; give a path, or one such as s3://bucket/prefix")
+    shown = scheme
     try:
         parts = urlsplit(uri)
         has_password = parts.password is not None
@@ -129,8 +132,6 @@ def _region_of(bucket: str) -> str | None:
 def _through_fsspec(scheme: str, uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     import fsspec.core  # takes half a second with the packages of some schemes; local stores never need it
 
-    if not _SCHEME.fullmatch(scheme):
-        raise DataError(f"{uri}: not an address that can be opened; give a path, or one such as s3://bucket/prefix")
     options: dict[str, Any] = {}
     if scheme in ("http", "https"):
         import aiohttp

@@ -97,6 +97,21 @@ def test_a_covariate_that_does_not_vary_is_left_out(table: pd.DataFrame) -> None
     assert names(fitted(table.assign(sex="F", one=1))[0]) == ["age", "code=A", "code=C"]
 
 
+def test_words_for_missing_values_do_not_turn_numbers_into_levels(table: pd.DataFrame) -> None:
+    worded = table.assign(age=table["age"].astype(object).where(table["age"].notna(), "[Not Available]"))
+    expected, time, event = fitted(table)
+    model = fit_clinical(worded, time, event)
+    assert names(model) == names(expected)
+    assert model.coefficients == pytest.approx(expected.coefficients)
+    np.testing.assert_allclose(model.risks(worded), expected.risks(table), atol=1e-12)
+
+
+def test_numbers_with_a_stray_word_are_refused(table: pd.DataFrame) -> None:
+    stray = table.assign(age=[*table["age"].astype(object)[:-1], "old"])
+    with pytest.raises(DataError, match="covariate 'age' holds numbers but also 'old'"):
+        fitted(stray)
+
+
 def test_a_model_survives_json(table: pd.DataFrame) -> None:
     model, _, _ = fitted(table)
     again = ClinicalModel.from_state(json.loads(json.dumps(model.to_state())))

@@ -39,6 +39,8 @@ def test_local_addresses_are_absolute_paths(tmp_path: Path, monkeypatch: pytest.
         "https://host/s?X-Amz-Signature=hunter2",
         "s3://bucket:hunter2/s",
         "https://[hunter2/s",
+        "simplecache::s3://me:hunter2@bucket/s",
+        "s 3://me:hunter2@bucket/s",
     ],
 )
 def test_an_address_with_a_secret_is_refused_without_repeating_it(uri: str) -> None:
@@ -56,7 +58,7 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(uri: str) -> N
         ("s3:///s", ConfigError, "names no bucket"),
         ("gs://-x/s", ConfigError, "names no bucket"),
         ("nope://x/s", DataError, r"nope://x/s: not an address that can be opened"),
-        ("a b://x/s", DataError, "not an address that can be opened"),
+        ("a b://x/s", ConfigError, "a b://x/s: not an address that can be opened"),
         ("abfs://container@account/s", EnvironmentProblem, "install that package"),
     ],
 )

@@ -11,10 +11,10 @@ import pandas as pd
 
 from asmil.data.labels import first_of
 from asmil.errors import ConfigError, DataError
+from asmil.missing import MISSING_WORDS
 
 __all__ = [
     "EVENT",
-    "MISSING_WORDS",
     "OutcomeSource",
     "TimeUnit",
     "add_outcome",
@@ -26,9 +26,6 @@ __all__ = [
 TimeUnit = Literal["days", "months", "years"]
 EVENT = "event"
 
-MISSING_WORDS = frozenset(
-    {"", "na", "n/a", "nan", "none", "null", "unknown", "not available", "[not available]", "[unknown]", "#n/a"}
-)
 _YES = frozenset({"1", "1.0", "true", "yes"})
 _NO = frozenset({"0", "0.0", "false", "no"})
 _SEEN = frozenset({"dead", "deceased", "died", "1:deceased", "event", "uncensored"})
