@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-import threading
 import weakref
 from collections import deque
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from asmil.storage.locks import ForkSafeLock
 
 __all__ = ["BufferPool"]
 
@@ -41,7 +42,7 @@ class BufferPool:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._free: deque[mmap.mmap] = deque(maxlen=MAX_FREE)
 
     def __getstate__(self) -> dict[str, Any]:

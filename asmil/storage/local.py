@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
+
+from asmil.storage.locks import ForkSafeLock
 
 __all__ = ["OpenFile", "RangeReader"]
 
@@ -62,7 +63,7 @@ class RangeReader:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
