@@ -167,6 +167,15 @@ class LabelMatcher:
         allow = self.options.allow_incomplete_splits
         return import_splits(self._foreign, slides, allow_incomplete=allow, say=self.say).to_bytes()
 
+    def lines_to_use(self) -> Iterator[str]:
+        """The lines of an experiment on these labels and splits, to be pasted as one block; none without both."""
+        lines = [] if self.table is None else list(_experiment(self.table))
+        if self._foreign is not None:
+            lines.append("protocol: {scheme: given}")
+        if lines:
+            yield "use them with:"
+            yield from (f"  {line}" for line in lines)
+
     def _matched(self, table: LabelTable, slide_ids: Sequence[str]) -> pd.DataFrame:
         column, label_ids = table.columns.id, list(table.frame[table.columns.id])
         known = SlideNames((*slide_ids, *self.no_tissue))
@@ -209,7 +218,7 @@ class LabelMatcher:
 
 
 def _summary(table: LabelTable, rows: pd.DataFrame) -> Iterator[str]:
-    """What the stored rows say, and how to use them."""
+    """What the stored rows say."""
     columns = table.columns
     whose = rows.index if columns.group is None else rows[columns.group].fillna(rows[columns.id])
     patients = rows[~pd.Series(whose, index=rows.index).duplicated()]
@@ -226,17 +235,21 @@ def _summary(table: LabelTable, rows: pd.DataFrame) -> Iterator[str]:
         classes = rows[columns.target].value_counts(dropna=False)
         shown = [f"{name} {count}" for name, count in classes.items()]
         yield f"classes in {columns.target!r}, by slides: {first_of(shown, limit=20)}"
-    yield from _lines_of_yaml(table)
 
 
-def _lines_of_yaml(table: LabelTable) -> Iterator[str]:
+def _experiment(table: LabelTable) -> Iterator[str]:
+    """The sections `data.labels` and `task` of an experiment on the table."""
     columns = table.columns
-    roles = {"id": columns.id, "group": columns.group, "target": columns.target}
+    roles: dict[str, Any] = {"id": columns.id, "group": columns.group, "target": columns.target}
+    task = {} if columns.target is None else {"kind": "classification"}
     if table.time_unit is not None:
-        roles |= {"time": columns.time, "event": columns.event}
-    lines = {"data": {"labels": {name: value for name, value in roles.items() if value is not None}}}
-    text = yaml.safe_dump(lines, sort_keys=False, default_flow_style=None, width=10_000)
-    yield "use them with:"
-    yield from (f"  {line}" for line in text.splitlines())
-    if table.time_unit is not None:
-        yield f"  task: {{kind: survival, time_unit: {table.time_unit}}}"
+        roles |= {"time": columns.time, "event": columns.event, "covariates": list(columns.covariates) or None}
+        task = {"kind": "survival", "time_unit": table.time_unit}
+    yield "data:"
+    yield f"  labels: {_in_one_line({name: value for name, value in roles.items() if value is not None})}"
+    if task:
+        yield f"task: {_in_one_line(task)}"
+
+
+def _in_one_line(section: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(section), sort_keys=False, default_flow_style=True, width=10_000).strip()

@@ -185,7 +185,10 @@ class _Conversion:
         carried = {slide_id: row for unit in scan.units for slide_id, row in unit.opened.labels.items()}
         slide_ids = tuple(slide.header.slide_id for slide in plan.slides)
         labels = matcher.of_store(slide_ids, carried)
-        return _Tables(matcher, slide_ids, labels, matcher.splits(slide_ids, labels))
+        splits = matcher.splits(slide_ids, labels)
+        for line in matcher.lines_to_use():
+            self._say(line)
+        return _Tables(matcher, slide_ids, labels, splits)
 
     def _begin(self, scan: Scan, plan: Plan) -> None:
         settings = {

@@ -154,9 +154,7 @@ def _kind_of_folds(given: GivenSplits, slides: StoredSlides) -> str:
     tested = {slide_id for fold in given.folds for slide_id in fold.test}
     share = f"{len(tested & set(slides.groups))} of {len(slides.groups)} labelled slides"
     if len(given.folds) == 1:
-        kind = f"one holdout split, testing {share}"
-    elif given.tests_overlap:
-        kind = f"test parts overlap: {len(given.folds)} repeated holdouts (repeats of one fold), testing {share}"
-    else:
-        kind = f"test parts are disjoint: {len(given.folds)}-fold cross-validation, testing {share} once"
-    return f"{kind}; use them with protocol.scheme: given"
+        return f"one holdout split, testing {share}"
+    if given.tests_overlap:
+        return f"test parts overlap: {len(given.folds)} repeated holdouts (repeats of one fold), testing {share}"
+    return f"test parts are disjoint: {len(given.folds)}-fold cross-validation, testing {share} once"

@@ -55,7 +55,7 @@ class LabelTable:
     Attributes:
         source: The file, as named in messages.
         frame: One row per slide; ids as text; with an outcome, `event` and `time_<unit>`.
-        columns: Meaning of the columns as they are stored.
+        columns: Meaning of the columns as they are stored; the covariates are ages, beside outcomes of known tables.
         time_unit: Unit of the time, if there is one.
         unused: Patients of the table that have no slide in the slide table.
         polarity: How the outcome was made of the table's columns, if there is one.
@@ -236,9 +236,18 @@ def _with_outcome(table: LabelTable, layout: TableLayout | None, say: Callable[[
         say(f"{len(without)} rows of {source} have no time or no status and are left out: {first_of(without)}")
     if columns.group is not None:
         _refuse_contradictions(frame, columns.group, outcome, source)
-    stored = columns.model_copy(update={"time": outcome.time_name, "event": EVENT, "censor": None})
+    covariates = () if layout is None else _ages(frame)
+    stored = columns.model_copy(
+        update={"time": outcome.time_name, "event": EVENT, "censor": None, "covariates": covariates}
+    )
     polarity = f"{EVENT} = {f'1 - {mark}' if outcome.marks_censoring else mark}, {outcome.time_name} = {outcome.time}"
     return replace(table, frame=frame, columns=stored, polarity=polarity)
+
+
+def _ages(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The columns of ages, which a clinical baseline can use in every known table."""
+    named = [str(name) for name in frame.columns if str(name).lower() == "age"]
+    return tuple(name for name in named if pd.api.types.is_numeric_dtype(frame[name]) and frame[name].notna().any())
 
 
 def _refuse_contradictions(frame: pd.DataFrame, group: str, outcome: OutcomeSource, source: str) -> None:

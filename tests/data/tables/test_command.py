@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from asmil.data.pack import main
 from asmil.data.splits import SplitPlan
@@ -107,10 +108,19 @@ def test_a_fold_is_trained_as_the_imported_splits_say(
     turned = {"train": SLIDES[4:10], "val": SLIDES[10:], "test": SLIDES[:4]}
     paths = [part_columns(tmp_path / f"splits_{fold}.csv", parts) for fold, parts in enumerate((PARTS, turned))]
     pack("--labels", mcat_clinical(tmp_path / "t.csv"), *POLARITY, "--dtype", "float32", "--splits", *paths)
+    said = capsys.readouterr().out.splitlines()
+    start = said.index("use them with:") + 1
+    block = yaml.safe_load("\n".join(said[start : start + 4]))
+    columns = {"id": "slide_id", "group": "case_id", "time": "time_months", "event": "event", "covariates": ["age"]}
+    assert block == {
+        "data": {"labels": columns},
+        "task": {"kind": "survival", "time_unit": "months"},
+        "protocol": {"scheme": "given"},
+    }
     changes = {
-        "data.labels": {"id": "slide_id", "group": "case_id", "time": "time_months", "event": "event"},
+        "data.labels": block["data"]["labels"],
         "data.bag": "slide",
-        "protocol": {"scheme": "given", "inner": {"holdout": 0.25}},
+        "protocol": block["protocol"] | {"inner": {"holdout": 0.25}},
         "train.epochs": 1,
     }
     tiny = write_file(tmp_path, SURVIVAL, changes)

@@ -16,7 +16,7 @@ from asmil.data.packing.matching import LabelMatcher, LabelOptions
 from asmil.data.tables.names import SlideNames
 from asmil.data.tables.outcomes import medians
 from asmil.errors import DataError
-from tests.data.foreign_tables import SLIDES, mcat_clinical, stamp_tables
+from tests.data.foreign_tables import SLIDES, clam_dataset, mcat_clinical, stamp_tables
 
 
 def matched(
@@ -26,6 +26,7 @@ def matched(
     matcher = LabelMatcher(LabelOptions(table, columns or LabelColumns(), **given), no_tissue, said.append)
     frame = matcher.of_store(slides, {})
     assert frame is not None
+    said.extend(matcher.lines_to_use())
     return frame, said, matcher.provenance
 
 
@@ -141,10 +142,26 @@ def test_summary_counts_patients_once_and_gives_the_lines_to_use(tmp_path: Path)
     ) in said
     assert said[said.index("use them with:") + 1 :] == [
         "  data:",
-        "    labels: {id: slide_id, group: case_id, time: time_months, event: event}",
+        "    labels: {id: slide_id, group: case_id, time: time_months, event: event, covariates: [age]}",
         "  task: {kind: survival, time_unit: months}",
     ]
     assert provenance["labels"]["outcome"] == "event = 1 - censorship, time_months = survival_months"
+
+
+def test_lines_to_use_of_other_tables_name_what_there_is(tmp_path: Path) -> None:
+    classes = clam_dataset(tmp_path / "clam.csv")
+    _, said, _ = matched(classes, SLIDES)
+    assert said[said.index("use them with:") + 1 :] == [
+        "  data:",
+        "    labels: {id: slide_id, group: case_id, target: label}",
+        "  task: {kind: classification}",
+    ]
+    own = tmp_path / "own.csv"
+    pd.DataFrame({"slide": ["a", "b"], "days": [3, 4], "dead": [1, 0], "age": [50, 60]}).to_csv(own, index=False)
+    _, said, _ = matched(own, ("a", "b"), LabelColumns(time="days", event="dead"))
+    assert "    labels: {id: slide, time: time_days, event: event}" in said, (
+        "an unknown table: its age is not looked for"
+    )
 
 
 def test_medians_are_those_of_kaplan_and_meier() -> None:
