@@ -208,11 +208,16 @@ def _read_table(store: BagStore, data: DataConfig) -> tuple[pd.DataFrame, str]:
 
 
 def _match(store: BagStore, table: pd.DataFrame, data: DataConfig, source: str) -> pd.DataFrame:
-    """Label rows of the stored slides, in store order, index = slide id."""
-    matched = rows_of_slides(table, data.labels.id, SlideNames(store.slide_ids), source)
+    """Label rows of the stored slides, in store order, index = slide id.
+
+    As in a conversion, rows of slides that were left out because they hold no tissue are no rows too many.
+    """
+    no_tissue = set(store.info.provenance.get("no_tissue", ())).difference(store.slide_ids)
+    matched = rows_of_slides(table, data.labels.id, SlideNames((*store.slide_ids, *sorted(no_tissue))), source)
     for note in matched.notes():
         _log.info("%s: %s", source, note)
-    ids = matched.frame[data.labels.id]
+    frame = matched.frame[~matched.frame[data.labels.id].isin(no_tissue)]
+    ids = frame[data.labels.id]
     labelled = set(ids)
     no_bag = [slide_id for slide_id in ids if slide_id not in store.index]
     no_label = [slide_id for slide_id in store.slide_ids if slide_id not in labelled]
@@ -221,7 +226,7 @@ def _match(store: BagStore, table: pd.DataFrame, data: DataConfig, source: str) 
     kept = [slide_id for slide_id in store.slide_ids if slide_id in labelled]
     if not kept:
         raise DataError(f"{source}: no label belongs to a bag of {store.uri}; check data.labels.id")
-    rows = matched.frame.set_index(pd.Index(ids.to_numpy(), dtype=object), drop=False).loc[kept]
+    rows = frame.set_index(pd.Index(ids.to_numpy(), dtype=object), drop=False).loc[kept]
     return rows.rename_axis("bag_id")
 
 

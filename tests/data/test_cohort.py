@@ -14,6 +14,7 @@ import torch
 from asmil.bags import BagBatch
 from asmil.data.cohort import Cohort
 from asmil.data.config import DataConfig, LabelColumns
+from asmil.data.schema import DatasetFacts
 from asmil.errors import ConfigError, DataError
 from tests.data.stores import draw_bags, write_store
 
@@ -157,6 +158,15 @@ def test_ids_that_several_slides_could_have_are_refused(tmp_path):
     pd.DataFrame({"slide": ["c.svs", "b.tif", "b.svs"]}).to_csv(tmp_path / "labels.csv", index=False)
     cohort = open_cohort(directory, table=str(tmp_path / "labels.csv"), independent_bags=True)
     assert cohort.bag_ids == ("b.svs", "b.tif", "c")
+
+
+def test_rows_of_slides_without_tissue_are_left_out(tmp_path, bags):
+    facts = DatasetFacts(provenance={"no_tissue": ["S0.tif", "empty"]})
+    directory = write_store(tmp_path / "s", bags, facts=facts)
+    more = pd.DataFrame({"slide": ["S0.tif", "empty.svs"], "patient": ["p", "z"]})
+    pd.concat([three_patients(), more]).to_csv(tmp_path / "labels.csv", index=False)
+    cohort = open_cohort(directory, table=str(tmp_path / "labels.csv"), group="patient")
+    assert cohort.labels["slide"].tolist() == ["S0", "S1", "S2", "S3", "S4"]
 
 
 def test_repeated_and_foreign_labels_are_refused(tmp_path, bags):
