@@ -28,7 +28,7 @@ from asmil.data.builtin import resolve_store
 from asmil.data.cohort import Cohort
 from asmil.data.config import LabelColumns
 from asmil.data.sealed import open_test
-from asmil.data.splits import DevelopmentSplit, SplitPlan, load_or_make_splits
+from asmil.data.splits import DevelopmentSplit, SplitPlan, load_or_make_splits, official_rules
 from asmil.engine.fit import FitData, FitResult, fit
 from asmil.engine.jobs import Job
 from asmil.engine.predict import predict
@@ -117,7 +117,8 @@ def open_experiment(spec: ExperimentSpec, out: Path) -> Experiment:
         task = spec.task.build(data.labels)
         task.check(cohort.labels)
         strata = task.strata(cohort.labels)
-        plan = load_or_make_splits(_split_file(records, spec), cohort, strata, spec.protocol, official)
+        file = _split_file(records, spec, official_rules(spec.protocol, cohort, official))
+        plan = load_or_make_splits(file, cohort, strata, spec.protocol, official)
     return Experiment(spec, cohort, task, plan, records)
 
 
@@ -132,14 +133,14 @@ def _named(source: str | Path) -> Iterator[None]:
         raise type(error)(f"{source}: {error}") from None
 
 
-def _split_file(records: Path, spec: ExperimentSpec) -> Path:
+def _split_file(records: Path, spec: ExperimentSpec, official: Mapping[str, str]) -> Path:
     """One file per set of splitting rules, so that experiments with the same rules share their splits."""
     rules = spec.protocol.model_dump(
         mode="json", include={"scheme", "folds", "repeats", "test_fraction", "split_seed", "independent_bags", "inner"}
     )
     unit = {"bag": spec.data.bag, "group": spec.data.labels.group, "task": spec.task.kind}
     folder = ensure_directory(records / "splits", "directory of split files")
-    return folder / f"{spec.protocol.scheme}-{content_hash({**rules, **unit})}.json"
+    return folder / f"{spec.protocol.scheme}-{content_hash({**rules, **unit, **official})}.json"
 
 
 def train_once(

@@ -22,7 +22,7 @@ from asmil.data.tables.given import GivenSplits
 from asmil.errors import DataError, IntegrityError
 from asmil.storage import publish_json
 
-__all__ = ["DevelopmentSplit", "InnerSplit", "SplitPlan", "load_or_make_splits", "make_splits"]
+__all__ = ["DevelopmentSplit", "InnerSplit", "SplitPlan", "load_or_make_splits", "make_splits", "official_rules"]
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def make_splits(
         cuts = list(cutter.official(official.loc[list(cohort.bag_ids)]))
     else:
         cuts = list(cutter.kfold() if protocol.scheme == "kfold" else cutter.holdout())
-    rules = _rules(protocol, cohort)
+    rules = _rules(protocol, cohort, official)
     return SplitPlan(_Content(dataset_id=cohort.dataset_id, protocol=rules, groups=groups, cuts=tuple(cuts)))
 
 
@@ -266,12 +266,23 @@ def _given_splits(cohort: Cohort) -> GivenSplits:
     return GivenSplits.from_bytes(content, f"{store.uri}/{SPLITS_FILE}")
 
 
-def _rules(protocol: ProtocolConfig, cohort: Cohort) -> dict[str, Any]:
+def official_rules(protocol: ProtocolConfig, cohort: Cohort, official: pd.Series | None) -> dict[str, str]:
+    """Which official split is taken: the column's name and a hash of the part of each bag; empty for other schemes."""
+    if protocol.scheme != "official" or official is None:
+        return {}
+    parts = official.loc[list(cohort.bag_ids)]
+    return {
+        "split_column": str(official.name),
+        "split_parts": content_hash({bag_id: str(part) for bag_id, part in parts.items()}),
+    }
+
+
+def _rules(protocol: ProtocolConfig, cohort: Cohort, official: pd.Series | None) -> dict[str, Any]:
     """The settings a split depends on."""
     own: dict[str, dict[str, Any]] = {
         "kfold": {"folds": protocol.folds},
         "holdout": {"test_fraction": protocol.test_fraction},
-        "official": {},
+        "official": official_rules(protocol, cohort, official),
         "given": {"imported": cohort.store.info.splits_sha256},
     }
     return {

@@ -204,6 +204,24 @@ def test_unusable_official_splits_are_refused(store, values, message):
     assert caught.value.exit_code == 2
 
 
+def test_another_official_column_or_part_is_another_split(store, tmp_path):
+    cohort = cohort_of(store, [f"g{i}" for i in range(12)])
+    strata, protocol, path = [i % 2 for i in range(12)], ProtocolConfig(scheme="official"), tmp_path / "splits.json"
+    values = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+    official = official_series(cohort, values)
+    plan = load_or_make_splits(path, cohort, strata, protocol, official)
+    assert load_or_make_splits(path, cohort, strata, protocol, official[::-1]).hash == plan.hash
+    renamed = official.rename("fold_of_others")
+    moved = official_series(cohort, ["test", *values[1:]])
+    for other, told in (
+        (renamed, r"split_column \(saved 'fold_of_paper', now 'fold_of_others'\)"),
+        (moved, "split_parts"),
+    ):
+        with pytest.raises(DataError, match=rf"made with other protocol\.{told}"):
+            load_or_make_splits(path, cohort, strata, protocol, other)
+        assert make_splits(cohort, strata, protocol, other).hash != plan.hash
+
+
 def test_the_official_scheme_needs_its_column(store):
     cohort = cohort_of(store, ["g0", "g1"])
     with pytest.raises(DataError, match=r"needs data\.labels\.split"):
