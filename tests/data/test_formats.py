@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,29 @@ import numpy as np
 import pytest
 
 from asmil.data.arrays import coord_dtype_of
+from asmil.data.packing.scan import refuse_unused_options
+from asmil.data.packing.shard_job import sent_options
 from asmil.data.packing.walk import find_units
-from asmil.data.sources import FORMATS, ContentError, ReadOptions, Source, SourceBag, UnknownContentError, detect
+from asmil.data.sources import (
+    FORMATS,
+    ContentError,
+    ReadOptions,
+    Source,
+    SourceBag,
+    SourceFormat,
+    UnknownContentError,
+    detect,
+)
 from asmil.errors import DataError
 from tests.data import foreign_hdf5
 from tests.data.foreign_units import EXPECTED, WRITERS, Expected, format_of
 
+GIVEN: dict[str, Any] = {
+    "drop_last_column": True,
+    "patches": Path("patches"),
+    "keep_augmented": True,
+    "features": "nonsense",
+}
 ONLY_ANSWERED = ("lazyslide-zarr",)  # recognised, and answered with what to do instead
 
 
@@ -107,6 +124,13 @@ class TestEveryReader:
             _assert_same(bag, again[slide_id])
             _assert_same(bag, source.read(slide_id))
 
+    def test_declared_options_are_those_it_looks_at(self, case: Case) -> None:
+        form, watched = detect(case.unit).format, _WatchedOptions()
+        source = form.open(case.unit, watched)
+        for header in source.slides:
+            source.read(header.slide_id)
+        assert form.options == set(watched.seen)
+
     def test_a_cut_file_is_an_error_or_changes_nothing(self, case: Case) -> None:
         refused = 0
         for path in case.files():
@@ -116,6 +140,40 @@ class TestEveryReader:
                 refused += _refused_or_as_expected(case)
             path.write_bytes(content)
         assert refused >= 3
+
+
+class _WatchedOptions(ReadOptions):
+    """Notes which options a reader looks at."""
+
+    @property
+    def seen(self) -> list[str]:
+        found: list[str] = self.__dict__.setdefault("noted", [])
+        return found
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in GIVEN:
+            self.seen.append(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("option", GIVEN)
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_options_that_a_format_does_not_declare_are_refused(form: SourceFormat, option: str) -> None:
+    read = sent_options(replace(ReadOptions(), **{option: GIVEN[option]}))
+    if option in form.options:
+        refuse_unused_options(form.name, read)
+        return
+    with pytest.raises(DataError) as refused:
+        refuse_unused_options(form.name, read)
+    users = ", ".join(other.name for other in FORMATS if option in other.options)
+    start = f"--{option.replace('_', '-')}: {form.name} files have no use for it; formats that do: {users}; leave it "
+    assert str(refused.value).startswith(start)
+
+
+def test_every_option_has_a_format_that_uses_it_and_none_is_given_by_default() -> None:
+    assert {option.name for option in fields(ReadOptions)} == GIVEN.keys() == set().union(*(f.options for f in FORMATS))
+    for form in FORMATS:
+        refuse_unused_options(form.name, sent_options(ReadOptions()))
 
 
 @pytest.mark.parametrize("name", ONLY_ANSWERED)

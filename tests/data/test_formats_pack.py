@@ -71,3 +71,16 @@ def test_a_damaged_bag_of_a_folder_is_left_out_and_named(tmp_path: Path, capsys:
     assert BagStore.open(str(tmp_path / "store")).slide_ids == ("bag_10", "bag_2")
     said = capsys.readouterr()
     assert f"left out: bag_1: {damaged} declares shape [4, 6]" in said.out + said.err
+
+
+@pytest.mark.parametrize("name", ["npy", "clam-h5"])
+def test_a_label_column_that_a_reader_would_not_drop_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    unit = WRITERS[name](tmp_path)
+    words = [str(unit), "--out", str(tmp_path / "store"), "--drop-last-column", "--keep-augmented", "--workers", "1"]
+    with pytest.raises(DataError) as refused:
+        main(words)
+    assert str(refused.value).startswith(f"--drop-last-column: {name} files have no use for it; formats that do: uci")
+    assert f"; --keep-augmented: {name} files have no use for it; formats that do: marugoto-h5; " in str(refused.value)
+    assert not (tmp_path / "store").exists()

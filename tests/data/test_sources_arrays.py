@@ -134,6 +134,14 @@ def test_histossl_columns_are_split_into_addresses_and_features(tmp_path: Path) 
     )
 
 
+def test_histossl_file_that_is_a_link_is_named_after_the_folder_of_the_link(tmp_path: Path) -> None:
+    write_histossl(tmp_path / "blobs" / "8f3a.npy", FEATURES_ND, ADDRESSES_N3)
+    (tmp_path / "snapshots/TCGA-1.x").mkdir(parents=True)
+    link = tmp_path / "snapshots/TCGA-1.x/features.npy"
+    link.symlink_to("../../blobs/8f3a.npy")
+    assert read(link)[2][0].bag_id == "TCGA-1.x"
+
+
 def test_histossl_file_of_another_name_gives_the_id(tmp_path: Path) -> None:
     write_histossl(tmp_path / "TCGA-2.npy", FEATURES_ND, ADDRESSES_N3)
     assert read(tmp_path / "TCGA-2.npy")[2][0].bag_id == "TCGA-2"

@@ -21,7 +21,7 @@ from asmil.data.packing.walk import FoundUnits, find_units
 from asmil.data.sources import known_layouts
 from asmil.errors import DataError, EnvironmentProblem
 
-__all__ = ["Scan", "Unit", "fingerprint", "scan_sources"]
+__all__ = ["Scan", "Unit", "fingerprint", "refuse_unused_options", "scan_sources"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def scan_sources(
         say: Receives a line every half minute.
 
     Raises:
-        DataError: Nothing can be converted, or the sources mix formats.
+        DataError: Nothing can be converted, the sources mix formats, or theirs has no use for an option.
     """
     pause = HalfMinutes()
     found = _find(sources, pool)
@@ -81,6 +81,7 @@ def scan_sources(
     if not units:
         raise DataError(_nothing_opened(problems))
     _refuse_mixture(units)
+    refuse_unused_options(units[0].opened.format, read)
     foreign = _foreign(problems, units, found)
     read_paths = [*order, *companions]
     return Scan(
@@ -90,6 +91,30 @@ def scan_sources(
         fingerprints={str(path): fingerprint(path) for path in read_paths if path not in foreign}
         | ({read["patches"]: fingerprint(Path(read["patches"]))} if read.get("patches") else {}),
     )
+
+
+def refuse_unused_options(format_name: str, read: Mapping[str, Any]) -> None:
+    """Refuse options that the readers of a format would ignore.
+
+    Args:
+        format_name: The format of the sources.
+        read: Options of the readers, as `sent_options` gives them.
+
+    Raises:
+        DataError: An option is given that the format does not declare.
+    """
+    given = [name for name, value in read.items() if value is not None and value is not False]
+    unused = [name for name in given if name not in FORMAT_OF_NAME[format_name].options]
+    if not unused:
+        return
+    clauses = []
+    for name in unused:
+        others = ", ".join(form.name for form in FORMAT_OF_NAME.values() if name in form.options)
+        clauses.append(f"--{name.replace('_', '-')}: {format_name} files have no use for it; formats that do: {others}")
+    advice = "leave it out" if len(unused) == 1 else "leave them out"
+    if "drop_last_column" in unused:
+        advice += ", and if the last column is a label, remove it from the files first"
+    raise DataError(f"{'; '.join(clauses)}; {advice}")
 
 
 def fingerprint(path: Path) -> str:

@@ -29,6 +29,7 @@ class AcmilHdf5:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """A group first at the root, with `feat` and `coords`."""

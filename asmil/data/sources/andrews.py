@@ -32,6 +32,7 @@ class AndrewsSvm:
     dtype: FeatureDtype = "float32"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"drop_last_column"})
 
     def detect(self, path: Path) -> str | None:
         """A line of two counts, or none, before lines that begin with three integers joined by colons."""

@@ -29,6 +29,7 @@ class AndrewsMat:
     dtype: FeatureDtype = "float32"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"drop_last_column"})
 
     def detect(self, path: Path) -> str | None:
         """A MATLAB v5 file with the variables features, labels and bag_ids, and no PRTools struct `x`."""

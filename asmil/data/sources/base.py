@@ -121,6 +121,7 @@ class SourceFormat(Protocol):
         dtype: Dtype a store of it gets unless the user says otherwise.
         unit: Whether `detect` and `open` are given a file or a folder.
         sidecars: Name patterns (`fnmatch`) of files that lie among the units and belong to them, so are no units.
+        options: Fields of `ReadOptions` that `open` looks at; a conversion refuses any other that is given.
     """
 
     name: str
@@ -128,6 +129,7 @@ class SourceFormat(Protocol):
     dtype: FeatureDtype
     unit: UnitKind
     sidecars: tuple[str, ...]
+    options: frozenset[str]
 
     def detect(self, path: Path) -> str | None:
         """Decide by content (keys, dtypes, rank), never by file name. Formats exclude each other.

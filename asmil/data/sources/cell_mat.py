@@ -30,6 +30,7 @@ class CellMat:
     dtype: FeatureDtype = "float32"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"drop_last_column"})
 
     def detect(self, path: Path) -> str | None:
         """A MATLAB v5 file whose variable `data` is a cell of two or three columns, without a struct `x`."""

@@ -39,6 +39,7 @@ class ClamHdf5:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"patches"})
 
     def detect(self, path: Path) -> str | None:
         """Keys `features` of rank 2 and `coords`, neither with an attribute, and no `labels`.

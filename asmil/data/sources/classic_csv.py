@@ -25,6 +25,7 @@ class ClassicCsv:
     dtype: FeatureDtype = "float32"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"drop_last_column"})
 
     def detect(self, path: Path) -> str | None:
         """Comma-separated numbers that begin with a label 0 or 1 and, on the first line, bag number 1."""

@@ -29,6 +29,7 @@ class CommaSparse:
     dtype: FeatureDtype = "float32"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"drop_last_column"})
 
     def detect(self, path: Path) -> str | None:
         """Lines of two names, a label 0 or 1 and at least one index:value pair."""

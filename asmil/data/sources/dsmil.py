@@ -31,6 +31,7 @@ class DsmilCsv:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """A header that counts the columns from 0, and as many numbers in the next line."""

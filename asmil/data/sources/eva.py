@@ -45,6 +45,7 @@ class EvaEmbeddings:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "folder"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """A manifest with eva's columns."""

@@ -33,6 +33,7 @@ class HistoSslNpy:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """First column a deep-zoom level, the next two different whole numbers for every row."""
@@ -48,7 +49,8 @@ class HistoSslNpy:
         assert header is not None, "detect() has seen it"
         stem = slide_id_of(path, ".npy")
         num_rows, num_columns = header.shape
-        slide_id = path.resolve().parent.name if stem == "features" else stem
+        folder = path.absolute().parent  # links are not followed: caches keep all files in one folder and link to them
+        slide_id = folder.name if stem == "features" else stem
         slide = SlideHeader(slide_id, num_rows, num_columns - _ADDRESS_COLUMNS, "int32")
         levels = ", ".join(map(str, _levels(path)))
         note = f"note: coordinates count tiles at deep-zoom level {levels}; the store does not keep the level"

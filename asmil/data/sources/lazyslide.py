@@ -33,6 +33,7 @@ class LazySlideZarr:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "folder"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """Zarr metadata with the attributes of SpatialData or AnnData."""

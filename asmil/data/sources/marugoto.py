@@ -33,6 +33,7 @@ class MarugotoHdf5:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ("info.json",)
+    options: frozenset[str] = frozenset({"keep_augmented"})
 
     def detect(self, path: Path) -> str | None:
         """Keys `feats` and `augmented`."""

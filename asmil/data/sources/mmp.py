@@ -38,6 +38,7 @@ class MmpHdf5:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """Key `features` that is neither CLAM's nor TRIDENT's nor, with `labels`, torchmil's."""

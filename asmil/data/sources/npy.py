@@ -31,6 +31,7 @@ class NumpyArray:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """One array whose first columns are not the tile addresses of HistoSSLscaling."""
@@ -57,6 +58,7 @@ class NumpyArchive:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"features"})
 
     def detect(self, path: Path) -> str | None:
         """Arrays of which one is named as features are, or a single one."""

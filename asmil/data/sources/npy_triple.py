@@ -31,6 +31,7 @@ class NpyTriple:
     dtype: FeatureDtype = "float32"
     unit: UnitKind = "folder"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"drop_last_column", "features"})
 
     def detect(self, path: Path) -> str | None:
         """At least one set with labels and bag_ids of rank 1 and features of rank 2."""

@@ -45,6 +45,7 @@ class PathForgeHdf5:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"features"})
 
     def detect(self, path: Path) -> str | None:
         """A group `bags` of groups, the first of them with `coords`."""

@@ -31,6 +31,7 @@ class PrtoolsMat:
     dtype: FeatureDtype = "float32"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"drop_last_column"})
 
     def detect(self, path: Path) -> str | None:
         """A MATLAB v5 file whose variable `x` is a 1x1 struct or object."""

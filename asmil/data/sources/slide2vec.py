@@ -41,6 +41,7 @@ class Slide2vecTiles:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "folder"
     sidecars: tuple[str, ...] = (f"*{_COORDINATES}",)
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """A sidecar that names the kind of its features."""

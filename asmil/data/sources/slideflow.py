@@ -39,6 +39,7 @@ class SlideflowBags:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ("*.index.npz", "*.index.npy", _CONFIG, "*.tfrecords", "*.tfrecord")
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """A bare tensor with slideflow's index or configuration beside it."""

@@ -63,6 +63,7 @@ class StampHdf5:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """Key `feats` or `patch_embeddings` and no `augmented`."""

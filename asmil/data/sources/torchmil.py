@@ -59,6 +59,7 @@ class TorchmilFolders:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "folder"
     sidecars: tuple[str, ...] = (_SPLITS,)
+    options: frozenset[str] = frozenset({"features"})
 
     def detect(self, path: Path) -> str | None:
         """Folders of features and of labels, with a bag that is in both."""

@@ -30,6 +30,7 @@ class TridentHdf5:
     dtype: FeatureDtype = "float16"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
     def detect(self, path: Path) -> str | None:
         """Keys `features` of rank 1 or 2 and `coords`, at least one with attributes, and no `labels`.

@@ -50,6 +50,7 @@ class UciC45:
     dtype: FeatureDtype = "float32"
     unit: UnitKind = "file"
     sidecars: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset({"drop_last_column"})
 
     def detect(self, path: Path) -> str | None:
         """Comma-separated lines of two names, numbers and a class."""

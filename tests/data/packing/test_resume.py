@@ -18,7 +18,7 @@ from asmil.data.sources import ReadOptions
 from asmil.data.store import BagStore
 from asmil.errors import DataError
 from tests.data.foreign import tiles, write_trident
-from tests.data.packing.support import contents, options, run, spoil, write_large_slides
+from tests.data.packing.support import MIB_ROWS, MIB_WIDTH, contents, options, run, spoil, write_large_slides
 
 NAMES = ["S0", "S1", "S2"]
 
@@ -45,7 +45,6 @@ def unfinished(source: Path, tmp_path: Path) -> Path:
         (options(dtype="float32"), "--dtype was 'float16' and is 'float32'"),
         (options(shard_mib=3), "--shard-mib was 1 and is 3"),
         (options(facts={"mpp": 0.5}), "--mpp was not given and is 0.5"),
-        (options(read=ReadOptions(features="x")), "--features was not given and is 'x'"),
     ],
 )
 def test_other_settings_are_refused_with_the_difference(
@@ -56,6 +55,18 @@ def test_other_settings_are_refused_with_the_difference(
         run([source], unfinished, replace(given, resume=True))
     assert f": {difference}; give the same command and sources" in str(refused.value)
     assert contents(unfinished) == before
+
+
+def test_other_options_of_the_reader_are_refused_with_the_difference(tmp_path: Path) -> None:
+    source, out = tmp_path / "features", tmp_path / "store"
+    source.mkdir()
+    features_ND = np.ones((MIB_ROWS, MIB_WIDTH), "f2")
+    np.savez(source / "S0.npz", features=features_ND, embeddings=features_ND)
+    np.savez(source / "S1.npz", features=np.nan * features_ND, embeddings=features_ND)
+    with pytest.raises(DataError, match="S1: 560000 feature values"):
+        run([source], out, options(read=ReadOptions(features="features")))
+    with pytest.raises(DataError, match="--features was 'features' and is 'embeddings'; give the same command"):
+        run([source], out, options(read=ReadOptions(features="embeddings"), resume=True))
 
 
 def test_other_sources_are_refused_with_the_difference(source: Path, unfinished: Path) -> None:
