@@ -35,7 +35,7 @@ class Followup:
         event_B: 1 where the event was observed, 0 where censored.
 
     Attributes:
-        end: The last training time at which G is positive.
+        end: The last training time at which G is positive; 0 if there is none, as when all times are equal.
         tau: Where Uno's C stops by default: the 0.9 quantile of the training times, or `end` if that is smaller.
 
     Raises:
@@ -48,9 +48,12 @@ class Followup:
         self.time_B = np.asarray(time_B, dtype=np.float64)
         self.event_B = np.asarray(event_B).astype(bool)
         self.outcomes = Surv.from_arrays(self.event_B, self.time_B)
-        estimator = CensoringDistributionEstimator().fit(self.outcomes)
-        known = np.unique(self.time_B)
-        self.end = float(known[estimator.predict_proba(known) > 0][-1])
+        if self.event_B.any():
+            known = np.unique(self.time_B)
+            weight = CensoringDistributionEstimator().fit(self.outcomes).predict_proba(known)
+        else:  # scikit-survival refuses it; no event ties with a censoring, so the plain estimate is the reverse one
+            known, weight = kaplan_meier(self.time_B, ~self.event_B)
+        self.end = float(known[weight > 0].max(initial=0.0))
         self.tau = min(float(np.quantile(self.time_B, 0.9)), self.end)
 
     def clip(self, time_B: np.ndarray, event_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -91,13 +94,15 @@ def uno_c(
         tau: Where to stop; None takes `train.tau`.
 
     Returns:
-        The index. Null with reason `too_few`, `no_events`, `tau_too_small` (no test time before tau) or
-        `no_comparable_pairs`; the warning `collapsed` when all risks are equal.
+        The index. Null with reason `too_few`, `no_training_events`, `no_events`, `tau_too_small` (no test time before
+        tau) or `no_comparable_pairs`; the warning `collapsed` when all risks are equal.
     """
     tau = train.tau if tau is None else min(tau, train.end)
     time_B, event_B, _ = train.clip(time_B, event_B)
     if len(time_B) < 2:
         return Metric(None, "too_few")
+    if not train.event_B.any():
+        return Metric(None, "no_training_events")
     if not (time_B < tau).any():
         return Metric(None, "tau_too_small")
     if not event_B.any():
@@ -139,8 +144,10 @@ def auc_over_time(
 
     Returns:
         The AUC at each time, and its mean weighed by the drop of the test part's Kaplan-Meier curve; null with reason
-        `no_events` or `no_times`. Times before the first event have no cases and are left out.
+        `no_training_events`, `no_events` or `no_times`. Times before the first event have no cases and are left out.
     """
+    if not train.event_B.any():
+        return CurveScores((), (), Metric(None, "no_training_events"))
     time_B, event_B, _ = train.clip(time_B, event_B)
     if not event_B.any():
         return CurveScores((), (), Metric(None, "no_events"))
@@ -165,12 +172,14 @@ def brier_over_time(
         times: As `time_grid` gives them.
 
     Returns:
-        The score at each time, and the area under it divided by the span of the grid; null with reason `too_few_times`
-        for fewer than two, or `no_events`.
+        The score at each time, and the area under it divided by the span of the grid; null with reason
+        `no_training_events`, `too_few_times` for fewer than two, or `no_events`.
 
     Raises:
         DataError: The curves do not have one finite value per bag and time.
     """
+    if not train.event_B.any():
+        return CurveScores((), (), Metric(None, "no_training_events"))
     if len(times) < 2:
         return CurveScores((), (), Metric(None, "too_few_times"))
     if survival_BT is None:

@@ -179,6 +179,38 @@ def test_what_cannot_be_computed_has_a_reason(
     assert (found.value, found.reason) == (None, reason)
 
 
+def test_equal_training_times_reach_nowhere_once_anybody_is_censored(small: dict[str, Any]) -> None:
+    time, event, risk = arrays(small["test"], "time", "event", "risk")
+    for train_time, train_event, end in (
+        ([5.0] * 3, [1, 0, 0], 0.0),
+        ([0.0] * 3, [1, 0, 0], 0.0),
+        ([5.0] * 3, [1, 1, 1], 5.0),
+    ):
+        train = Followup(np.array(train_time), np.array(train_event))
+        assert (train.end, train.tau) == (end, end)
+    train = Followup(np.full(3, 5.0), np.array([1, 0, 0]))
+    times = time_grid(train, time)
+    assert uno_c(train, time, event, risk).reason == "tau_too_small"
+    assert auc_over_time(train, time, event, risk, times).summary.reason == "no_events"
+    assert brier_over_time(train, time, event, None, times).summary.reason == "too_few_times"
+
+
+@pytest.mark.parametrize(("train_time", "end"), [([3.0, 4.0, 9.0], 4.0), ([0.0, 3.0, 3.0], 0.0), ([5.0], 0.0)])
+def test_without_training_events_every_score_says_so(
+    small: dict[str, Any], train_time: Sequence[float], end: float
+) -> None:
+    time, event, risk = arrays(small["test"], "time", "event", "risk")
+    train, times = Followup(np.array(train_time), np.zeros(len(train_time))), np.array([3.0, 5.0])
+    assert train.end == end
+    for found in (
+        uno_c(train, time, event, risk, tau=9.0),
+        auc_over_time(train, time, event, risk, times).summary,
+        brier_over_time(train, time, event, np.ones((5, 2)), times).summary,
+        brier_over_time(train, time, event, None, time_grid(train, time)).summary,
+    ):
+        assert (found.value, found.reason) == (None, "no_training_events")
+
+
 def test_equal_risks_are_a_coin_with_a_warning(small: dict[str, Any]) -> None:
     time, event = arrays(small["test"], "time", "event")
     found = uno_c(followup(small["train"]), time, event, np.zeros(5))
