@@ -2,7 +2,7 @@
 
 What `python -m asmil.run --folds all` does. A job is one training and its predictions in a directory of its own; a job
 that has predictions is not done again, so the same command goes on after an interruption. Figures over jobs are formed
-when all of them are there, and not before.
+when all of them are there, and not before; those of folds that an earlier command finished there are among them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from asmil.metrics.values import Metric
 from asmil.nn.model import AnchoredModel
 from asmil.storage import ensure_directory
 
-__all__ = ["JobFigures", "Part", "evaluate_jobs", "train_jobs"]
+__all__ = ["JobFigures", "Part", "evaluate_jobs", "finished_jobs", "train_jobs"]
 
 Part = Literal["validation", "test"]
 Told = Callable[[Job, EpochRecord], None]
@@ -63,11 +63,11 @@ def train_jobs(
     num_done = 0
     for place in dict.fromkeys((job.repeat, job.fold) for job in jobs):
         of_fold = [job for job in jobs if (job.repeat, job.fold) == place]
-        missing = [job for job in of_fold if not _predictions(out, job, part).exists()]
-        if len(missing) < len(of_fold):
-            done = ", ".join(job.name for job in of_fold if job not in missing)
-            say(f"{done}: predictions are there, not done again")
-        num_done += len(of_fold) - len(missing)
+        done = finished_jobs(of_fold, out, part=part)
+        missing = [job for job in of_fold if job not in done]
+        if done:
+            say(f"{', '.join(job.name for job in done)}: predictions are there, not done again")
+        num_done += len(done)
         for job in missing:
             started = time.monotonic()
             _train(experiment, job, out, part, on_epoch)
@@ -76,6 +76,11 @@ def train_jobs(
         if part == "test" and missing:
             _predict_test(experiment, missing, out)
             say(f"repeat {place[0]}, fold {place[1]}: test part opened and predicted")
+
+
+def finished_jobs(jobs: Sequence[Job], out: Path, *, part: Part) -> list[Job]:
+    """The jobs whose predictions of a part lie in a run directory."""
+    return [job for job in jobs if _predictions(out, job, part).exists()]
 
 
 def _train(experiment: Experiment, job: Job, out: Path, part: Part, on_epoch: Told) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asmil.config import differences
-from asmil.crossval import JobFigures, Part, evaluate_jobs, train_jobs
+from asmil.crossval import JobFigures, Part, evaluate_jobs, finished_jobs, train_jobs
 from asmil.data.sealed import read_ledger
 from asmil.engine.events import EventLog, read_events, to_plain
 from asmil.engine.jobs import Job, list_jobs
@@ -47,12 +47,12 @@ def chosen_folds(text: str, num_folds: int) -> list[int]:
 
 
 def run_folds(experiment: Experiment, folds: Sequence[int], out: Path, source: str, *, part: Part) -> None:
-    """Train and predict the jobs of some outer folds, then print and write the figures over them.
+    """Train and predict the jobs of some outer folds, then print and write the figures over all folds that are done.
 
     Args:
         experiment: The opened experiment.
         folds: Outer folds, of every repeat.
-        out: Run directory; what it holds of the same jobs is kept.
+        out: Run directory; what it holds of the same jobs is kept, and other folds finished there count in the figures.
         source: The experiment file, for messages.
         part: What is predicted.
 
@@ -60,14 +60,12 @@ def run_folds(experiment: Experiment, folds: Sequence[int], out: Path, source: s
         ConfigError: The directory holds jobs of other settings.
     """
     started = time.monotonic()
-    spec, plan = experiment.spec, experiment.plan
-    places = [(repeat, fold) for repeat in range(plan.repeats) for fold in folds]
-    jobs = list_jobs(places, seeds=spec.protocol.seeds, first_seed=spec.train.seed)
+    jobs = _jobs(experiment, folds)
     identity = {
-        **spec.identity(),
+        **experiment.spec.identity(),
         "data_id": experiment.cohort.dataset_id,
         "labels_id": experiment.cohort.labels_id,
-        "split": plan.hash,
+        "split": experiment.plan.hash,
     }
     check_same_training(out / EVENTS_FILE, identity)
     log = EventLog(out / EVENTS_FILE)
@@ -80,24 +78,51 @@ def run_folds(experiment: Experiment, folds: Sequence[int], out: Path, source: s
         log.write("epoch", training=job.name, **vars(record))
 
     train_jobs(experiment, jobs, out, part=part, on_epoch=on_epoch, say=lambda line: print(line, flush=True))
-    figures = evaluate_jobs(jobs, out, part=part)
-    _print(figures, complete=len(folds) == plan.folds)
-    tree = {
+    used = _with_earlier_folds(experiment, folds, out, part)
+    figures = evaluate_jobs(_jobs(experiment, used), out, part=part)
+    _print(figures, complete=len(used) == experiment.plan.folds)
+    tree = {**_facts(experiment, used), **figures.to_tree(), "seconds": round(time.monotonic() - started, 2)}
+    publish_json(out / f"{part}.json", tree)
+    print(f"{out / f'{part}.json'} written after {time.monotonic() - started:.1f} s")
+
+
+def _jobs(experiment: Experiment, folds: Sequence[int]) -> list[Job]:
+    spec = experiment.spec
+    places = [(repeat, fold) for repeat in range(experiment.plan.repeats) for fold in folds]
+    return list_jobs(places, seeds=spec.protocol.seeds, first_seed=spec.train.seed)
+
+
+def _with_earlier_folds(experiment: Experiment, folds: Sequence[int], out: Path, part: Part) -> list[int]:
+    """The folds of this command and those finished before, with every repeat and seed; says which they are."""
+    used, earlier = set(folds), list[str]()
+    for fold in range(experiment.plan.folds):
+        jobs = [] if fold in used else _jobs(experiment, [fold])
+        done = finished_jobs(jobs, out, part=part)
+        if done and len(done) == len(jobs):
+            used.add(fold)
+            earlier.append(str(fold))
+        elif done:
+            print(f"fold {fold}: {len(done)} of its {len(jobs)} trainings are there, left out of the figures")
+    if earlier:
+        print(f"figures over folds {', '.join(map(str, sorted(used)))}; done before: {', '.join(earlier)}")
+    return sorted(used)
+
+
+def _facts(experiment: Experiment, folds: Sequence[int]) -> dict[str, Any]:
+    """What the figures over some folds are of."""
+    spec, plan, cohort = experiment.spec, experiment.plan, experiment.cohort
+    return {
         "task": spec.task.kind,
         "config": spec.tree(),
-        **figures.to_tree(),
         "folds": {"used": list(folds), "of": plan.folds, "repeats": plan.repeats, "seeds": spec.protocol.seeds},
-        "seconds": round(time.monotonic() - started, 2),
-        "simulated": experiment.cohort.simulated,
-        "data_id": experiment.cohort.dataset_id,
-        "labels_id": experiment.cohort.labels_id,
+        "simulated": cohort.simulated,
+        "data_id": cohort.dataset_id,
+        "labels_id": cohort.labels_id,
         "split": plan.hash,
         "spec_hash": spec.hash(),
         "ledger": read_ledger(experiment.ledger),
         "versions": versions(),
     }
-    publish_json(out / f"{part}.json", tree)
-    print(f"{out / f'{part}.json'} written after {time.monotonic() - started:.1f} s")
 
 
 def _counted(jobs: Sequence[Job]) -> str:

@@ -120,6 +120,43 @@ def test_some_folds_are_said_to_be_some(tmp_path: Path, capsys: pytest.CaptureFi
     assert "6 trainings (2 repeats x 3 folds x 1 seed)" in told
 
 
+def test_folds_finished_by_an_earlier_command_stay_in_the_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = classification(tmp_path)
+    options = ("--seeds", 2, "--epochs", 1)
+    whole = figures(tiny.run("--folds", "all", *options), "validation")
+    out = tiny.run("--folds", "2", *options)
+    capsys.readouterr()
+    tiny.run("--folds", "0", *options, "--out", out, "--resume")
+    told, some = capsys.readouterr().out, figures(out, "validation")
+    assert "figures over folds 0, 2; done before: 2\n" in told
+    assert "NOT ALL FOLDS" in told
+    assert some["folds"] == {"used": [0, 2], "of": 3, "repeats": 1, "seeds": 2}
+    assert some["jobs"] == [job for job in whole["jobs"] if job["fold"] != 1]
+    tiny.run("--folds", "1", *options, "--out", out, "--resume")
+    assert "NOT ALL FOLDS" not in capsys.readouterr().out
+    united = figures(out, "validation")
+    assert united["folds"] == whole["folds"]
+    for name in ("metrics", "intervals", "sd_over_folds", "sd_over_seeds", "details", "jobs"):
+        assert united[name] == whole[name]
+
+
+def test_a_fold_without_every_seed_is_left_out_and_so_is_another_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = classification(tmp_path)
+    out = tiny.run("--folds", "0", "--epochs", 1)
+    tiny.run("--folds", "1", "--epochs", 1, "--seeds", 2, "--out", out, "--resume")
+    told = capsys.readouterr().out
+    assert "fold 0: 1 of its 2 trainings are there, left out of the figures\n" in told
+    assert told.count("NOT ALL FOLDS") == 2
+    assert figures(out, "validation")["folds"]["used"] == [1]
+    tiny.run("--folds", "2", "--epochs", 1, "--test", "--out", out, "--resume")
+    assert figures(out, "test")["folds"]["used"] == [2]
+    assert [entry["fold"] for entry in read_ledger(tiny.store / "ledger.jsonl")] == [2]
+
+
 def test_other_settings_are_refused(ran: tuple[Tiny, Path, dict[str, Any]]) -> None:
     tiny, out, _ = ran
     with pytest.raises(ConfigError, match=r"begun with other settings \(train\.lr"):
