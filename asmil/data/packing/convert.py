@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class ShardWriter:
                 else:
                     lost[slide_id] = Problem(kind="unreadable", reason=death.reason)
                 continue
-            result = _result(reply, shard)
+            result = _result(reply, shard, lost, skip_bad=self._skip_bad)
             return result.model_copy(update={"problems": {**lost, **result.problems}})
 
     def _order(self, plan: Plan, shard: PlannedShard, lost: dict[str, Problem]) -> dict[str, Any]:
@@ -140,18 +140,36 @@ class _Attempt:
         return self._slides[position].header.slide_id if position < len(self._slides) else None
 
 
-def _result(reply: dict[str, Any], shard: PlannedShard) -> ShardResult:
+def _result(reply: dict[str, Any], shard: PlannedShard, lost: Collection[str], *, skip_bad: bool) -> ShardResult:
     message = str(reply.get("message"))[:4000]
     if reply.get("error") == "environment":
         raise EnvironmentProblem(message)
     if reply.get("error") == "integrity":
         raise IntegrityError(message)
     result = checked(ShardResult, reply)
-    planned = {slide.header.slide_id for slide in shard.slides}
-    if result is None or not (planned >= {*result.rows, *result.problems, *result.clipped}):
+    if result is None:
         found = checked(Problem, reply.get("problem"))
         said = found.reason if found is not None else "its writer sent something that is no reply"
         raise EnvironmentProblem(f"{shard.name}: cannot be written: {said}")
     if result.info is not None and result.info.name != shard.name:
         raise EnvironmentProblem(f"{shard.name}: its writer speaks of {result.info.name}")
+    planned = {slide.header.slide_id for slide in shard.slides}
+    if not _is_whole(result, planned, lost, skip_bad=skip_bad):
+        raise EnvironmentProblem(
+            f"{shard.name}: its writer does not say of each of {len(planned)} slides, once, what became of it; give "
+            "--resume to write it again"
+        )
     return result
+
+
+def _is_whole(result: ShardResult, planned: set[str], lost: Collection[str], *, skip_bad: bool) -> bool:
+    """Whether every planned slide is either stored, or has a problem, or was not to be touched.
+
+    A shard that is refused names only the slides with problems.
+    """
+    named = [*result.rows, *result.problems, *lost]
+    if len(named) != len(set(named)) or not planned >= {*named, *result.clipped}:
+        return False
+    if (result.info is None) != (not result.rows):
+        return False
+    return set(named) == planned or (result.info is None and result.is_refused(skip_bad=skip_bad))

@@ -135,6 +135,10 @@ class ShardResult(StrictModel):
     problems: dict[_Name, Problem]
     clipped: dict[_Name, _Count]
 
+    def is_refused(self, *, skip_bad: bool) -> bool:
+        """Whether a slide must be corrected before the shard can be written."""
+        return not skip_bad and any(problem.kind == "content" for problem in self.problems.values())
+
 
 def checked(model: type[_Model], reply: Any) -> _Model | None:
     """A reply as the record it should be; None if it is something else."""
