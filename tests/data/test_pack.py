@@ -29,6 +29,7 @@ from tests.data.foreign import (
     write_clam_patches,
     write_trident,
 )
+from tests.data.foreign_tensor import write_eva
 from tests.data.reading import read
 
 
@@ -117,6 +118,15 @@ def test_acmil_slides_of_which_only_some_have_labels_are_refused(tmp_path: Path)
     write_acmil(tmp_path / "feats.h5", [("a", *tiles(3), 2), ("b", *tiles(4), None)])
     with pytest.raises(DataError, match=r"label 'label' is missing for 1 of 2 slides: b; give --labels TABLE"):
         packed([tmp_path / "feats.h5"], tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_labels_of_mixed_types_are_refused_before_the_conversion(tmp_path: Path) -> None:
+    write_eva(tmp_path / "eva", {"a": tiles(3)[0], "b": tiles(4)[0]})
+    manifest = tmp_path / "eva/manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",1,val", ",tumor,val"))
+    with pytest.raises(DataError, match=r"the label table has a column of mixed types \(.*label"):
+        packed([tmp_path / "eva"], tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
 

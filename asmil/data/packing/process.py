@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +29,7 @@ _PIECE_BYTES = 1 << 20
 _START_S = 120.0
 _DEATH_S = 10.0
 _NO_REPLY = "its reader process sent something that is no reply"
+_SECRETS = ("AWS_*", "AZURE_*", "GOOGLE_*", "*TOKEN*", "*SECRET*", "*PASSW*", "*CREDENTIAL*", "*KEY*")
 _END = b"\n(end)\n"  # marks that standard error was closed
 
 
@@ -267,8 +269,11 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
+    """The environment of this process without credentials, which a file that takes over the reader must not find."""
     package = str(Path(asmil.__file__).parents[1])
-    return {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"} | {
+    dropped = {name for name in os.environ if any(fnmatchcase(name.upper(), pattern) for pattern in _SECRETS)}
+    dropped.add("PYTHONFAULTHANDLER")
+    return {name: value for name, value in os.environ.items() if name not in dropped} | {
         "PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

@@ -102,7 +102,10 @@ def pack(
             lock.require_empty()
         elif state.is_complete:
             state.tidy()
-            say(f"{out}: this store is complete; there is nothing to resume")
+            say(
+                f"{out}: this store is complete; there is nothing to resume. The sources, labels and settings given "
+                "now were not looked at; give another --out to convert with them"
+            )
             return DatasetInfo.model_validate_json((out / DATASET_FILE).read_bytes())
         else:
             state.require_ours()
@@ -121,6 +124,7 @@ class _Tables:
     matcher: LabelMatcher
     slide_ids: tuple[str, ...]
     labels: pd.DataFrame | None
+    label_file: bytes | None
     splits: bytes | None
 
     def splits_of(self, stored_ids: tuple[str, ...]) -> bytes | None:
@@ -185,10 +189,11 @@ class _Conversion:
         carried = {slide_id: row for unit in scan.units for slide_id, row in unit.opened.labels.items()}
         slide_ids = tuple(slide.header.slide_id for slide in plan.slides)
         labels = matcher.of_store(slide_ids, carried)
+        label_file = None if labels is None else labels_to_bytes(labels, self._state.store)
         splits = matcher.splits(slide_ids, labels)
         for line in matcher.lines_to_use():
             self._say(line)
-        return _Tables(matcher, slide_ids, labels, splits)
+        return _Tables(matcher, slide_ids, labels, label_file, splits)
 
     def _begin(self, scan: Scan, plan: Plan) -> None:
         settings = {
@@ -222,7 +227,7 @@ class _Conversion:
                 if result.problems:
                     self._say_problems(result.problems)
                     state.add_problems(_paths(plan, results))
-                if not _is_refused(result, skip_bad=options.skip_bad):
+                if not result.is_refused(skip_bad=options.skip_bad):
                     state.finish_shard(shard, result, conditions)
         return results, progress.summary()
 
@@ -283,7 +288,7 @@ class _Conversion:
                 has_instance_labels=plan.has_instance_labels,
                 shards=tuple(result.info for result in in_order if result.info is not None),
                 rows=rows,
-                labels=None if tables.labels is None else labels_to_bytes(tables.labels, store),
+                labels=tables.label_file,
                 splits=tables.splits_of(tuple(rows)),
             ),
         )
@@ -338,10 +343,6 @@ class _Conversion:
 
 def _num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _is_refused(result: ShardResult, *, skip_bad: bool) -> bool:
-    return not skip_bad and any(problem.kind == "content" for problem in result.problems.values())
 
 
 def _all_problems(plan: Plan, results: Mapping[str, ShardResult]) -> dict[str, Problem]:

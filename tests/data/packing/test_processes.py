@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -271,6 +273,51 @@ def test_control_characters_of_a_file_reach_no_terminal(
     assert f"left out: {source}/S1.h5: its name is \\x1b[2J\\n\\x07" in said
     assert "left out: S2: its name is \\x1b[2J\\n\\x07" in said
     assert all(line.isprintable() for line in said)
+
+
+_PROBLEM = {"kind": "unreadable", "reason": "it is damaged"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda reply: {"info": None, "rows": {}},
+        lambda reply: {"rows": {"S0": reply["rows"]["S0"]}},
+        lambda reply: {"rows": {}, "problems": dict.fromkeys(NAMES, _PROBLEM)},
+        lambda reply: {"info": None},
+        lambda reply: {"problems": {"S1": _PROBLEM}},
+        lambda reply: {"info": None, "rows": {}, "problems": {"S1": _PROBLEM}},
+        lambda reply: {"rows": reply["rows"] | {"S9": reply["rows"]["S0"]}},
+    ],
+    ids=["nothing", "one row", "no rows", "no file", "twice", "one problem", "another slide"],
+)
+def test_a_reply_must_say_of_every_slide_once_what_became_of_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    request = Worker.request
+
+    def changed(worker: Worker, message: dict[str, Any], *arguments: Any) -> dict[str, Any]:
+        reply = request(worker, message, *arguments)
+        return reply | change(reply) if message["task"] == "convert" else reply
+
+    monkeypatch.setattr(Worker, "request", changed)
+    with pytest.raises(
+        EnvironmentProblem, match=r"part-00000\.arrow: its writer does not say of each of 4 slides, once"
+    ):
+        run([source], tmp_path / "store")
+
+
+def test_a_worker_knows_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ["AWS_PROFILE", "GOOGLE_CLOUD_PROJECT", "AZURE_CLIENT_ID", "HF_TOKEN", "MY_SECRET_1", "pgpassword"]
+    secrets += ["SSH_PASSWD", "WANDB_API_KEY", "VAULT_CREDENTIALS"]
+    for name in [*secrets, "ASMIL_TEST_KEPT"]:
+        monkeypatch.setenv(name, "x")
+    with Worker() as worker:
+        worker.start()
+        content = Path(f"/proc/{worker.pid}/environ").read_bytes()
+    names = {entry.partition(b"=")[0].decode() for entry in content.split(b"\0")}
+    assert names.isdisjoint(secrets)
+    assert names >= {"ASMIL_TEST_KEPT", "PATH", "PYTHONPATH", "HDF5_PLUGIN_PRELOAD"}
 
 
 def test_nothing_that_a_worker_says_is_taken_on_trust() -> None:

@@ -104,7 +104,10 @@ def test_a_complete_store_is_left_as_it_is(source: Path, tmp_path: Path) -> None
     run([source], out, options(skip_bad=True))
     before = contents(out)
     said = run([source], out, options(resume=True))
-    assert said == [f"{out}: this store is complete; there is nothing to resume"]
+    told = (
+        f"{out}: this store is complete; there is nothing to resume. The sources, labels and settings given now were "
+    )
+    assert said == [f"{told}not looked at; give another --out to convert with them"]
     assert contents(out) == before
 
 
