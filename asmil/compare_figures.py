@@ -16,7 +16,6 @@ from asmil.compare_runs import FinishedRun
 from asmil.crossval import Part
 from asmil.data.config import ProtocolConfig
 from asmil.engine.jobs import Job
-from asmil.engine.protocols import Predictions
 from asmil.evaluation import Evaluation, mean_metrics
 from asmil.metrics.compare import (
     ClassPredictions,
@@ -261,18 +260,9 @@ def _statistic(training: Evaluation, name: str) -> WeightedStatistic:
     def statistic(weights_RB: np.ndarray) -> np.ndarray:
         rows = np.arange(weights_RB.shape[1])
         values = [
-            training.prepared.evaluate(_take(training.predictions, np.repeat(rows, weights_B.astype(int))))[name].value
+            training.prepared.evaluate(training.predictions.take(np.repeat(rows, weights_B.astype(int))))[name].value
             for weights_B in weights_RB
         ]
         return np.array([np.nan if value is None else value for value in values])
 
     return statistic
-
-
-def _take(predictions: Predictions, rows: np.ndarray) -> Predictions:
-    return Predictions(
-        bag_ids=tuple(predictions.bag_ids[row] for row in rows),
-        groups=tuple(predictions.groups[row] for row in rows),
-        outputs={name: values[rows] for name, values in predictions.outputs.items()},
-        truth={name: values[rows] for name, values in predictions.truth.items()},
-    )

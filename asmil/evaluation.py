@@ -179,7 +179,7 @@ def mean_details(folds: Sequence[Sequence[Evaluation]]) -> dict[str, Metric]:
 
 
 def _mean_over_seeds(evaluations: Sequence[Evaluation], rows: np.ndarray) -> dict[str, Metric]:
-    return mean_metrics(one.prepared.evaluate(_take(one.predictions, rows)) for one in evaluations)
+    return mean_metrics(one.prepared.evaluate(one.predictions.take(rows)) for one in evaluations)
 
 
 def mean_metrics(each: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
@@ -197,12 +197,3 @@ def mean_metrics(each: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
 def _subtract(ours: Metric, theirs: Metric) -> Metric:
     known = ours.value is not None and theirs.value is not None
     return Metric(ours.value - theirs.value if known else None, ours.reason or theirs.reason)  # type: ignore[operator]
-
-
-def _take(predictions: Predictions, rows: np.ndarray) -> Predictions:
-    return Predictions(
-        bag_ids=tuple(predictions.bag_ids[row] for row in rows),
-        groups=tuple(predictions.groups[row] for row in rows),
-        outputs={name: values[rows] for name, values in predictions.outputs.items()},
-        truth={name: values[rows] for name, values in predictions.truth.items()},
-    )

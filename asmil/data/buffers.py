@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asmil.storage.locks import ForkSafeLock
+from asmil.storage.locks import ForkSafe
 
 __all__ = ["BufferPool"]
 
@@ -34,7 +34,7 @@ _ITEMS: dict[torch.dtype, np.dtype[Any]] = {
 MAX_FREE = 4
 
 
-class BufferPool:
+class BufferPool(ForkSafe):
     """Makes tensors without content, large ones from memory that earlier ones have left.
 
     The memory of a tensor comes back when the last tensor that looks at it is gone. A few free buffers are kept, so
@@ -42,7 +42,7 @@ class BufferPool:
     """
 
     def __init__(self) -> None:
-        self._lock = ForkSafeLock()
+        super().__init__()
         self._free: deque[mmap.mmap] = deque(maxlen=MAX_FREE)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class BufferPool:
         num_bytes = math.prod(shape) * item.itemsize
         if num_bytes < MIN_BYTES:
             array = np.empty(shape, item)
-            content = array.reshape(-1).view(np.uint8).data
+            content = array.data.cast("B") if num_bytes else memoryview(b"")
         else:
             buffer = self._take(num_bytes)
             array = np.ndarray(shape, item, buffer)
@@ -75,7 +75,9 @@ class BufferPool:
 
     def _take(self, num_bytes: int) -> mmap.mmap:
         with self._lock:
-            free = sorted((self._free.popleft() for _ in range(len(self._free))), key=len)
+            free = [self._free.popleft() for _ in range(len(self._free))]
+            if len(free) > 1:
+                free.sort(key=len)
             fitting = next((buffer for buffer in free if len(buffer) >= num_bytes), None)
             if fitting is not None:
                 free.remove(fitting)

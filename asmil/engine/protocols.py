@@ -55,6 +55,15 @@ class Predictions:
     outputs: Mapping[str, np.ndarray]
     truth: Mapping[str, np.ndarray]
 
+    def take(self, rows: np.ndarray) -> Predictions:
+        """The bags with these row numbers, repeated where a number is."""
+        return Predictions(
+            bag_ids=tuple(self.bag_ids[row] for row in rows),
+            groups=tuple(self.groups[row] for row in rows),
+            outputs={name: values[rows] for name, values in self.outputs.items()},
+            truth={name: values[rows] for name, values in self.truth.items()},
+        )
+
 
 @dataclass(frozen=True)
 class Baseline:

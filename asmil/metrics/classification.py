@@ -16,7 +16,7 @@ from asmil.errors import DataError
 from asmil.metrics.calibration import brier_score, calibration_error, log_loss
 from asmil.metrics.values import Metric
 
-__all__ = ["area_under_roc", "classification_details", "classification_metrics"]
+__all__ = ["area_under_roc", "classification_details", "classification_metrics", "refuse_not_finite"]
 
 
 def classification_metrics(
@@ -173,6 +173,21 @@ def _auc(score_B: np.ndarray, positive_B: np.ndarray) -> float:
     return float(wins / (positives * (len(positive_B) - positives)))
 
 
+def refuse_not_finite(probabilities_BC: np.ndarray, bag_ids: Sequence[str] | None) -> None:
+    """Refuse predictions of a model that diverged, naming the bags, by row number without ids.
+
+    Raises:
+        DataError: A probability is NaN or infinite.
+    """
+    names = np.arange(len(probabilities_BC)) if bag_ids is None else np.asarray(bag_ids)
+    broken_B = ~np.isfinite(probabilities_BC).all(axis=1)
+    if broken_B.any():
+        raise DataError(
+            f"probabilities are not finite for {broken_B.sum()} of {len(names)} bags "
+            f"({', '.join(map(str, names[broken_B][:5]))}); the model diverged, lower train.lr or use float32 precision"
+        )
+
+
 def _check(
     probabilities_BC: np.ndarray, labels_B: np.ndarray, class_names: Sequence[str], bag_ids: Sequence[str] | None
 ) -> None:
@@ -183,15 +198,10 @@ def _check(
             f"class probabilities have shape {probabilities_BC.shape}; {len(labels_B)} labels and the classes "
             f"{list(class_names)} need shape {expected} with at least two classes"
         )
-    names = np.arange(len(labels_B)) if bag_ids is None else np.asarray(bag_ids)
-    broken = ~np.isfinite(probabilities_BC).all(axis=1)
-    if broken.any():
-        raise DataError(
-            f"class probabilities are not finite for {broken.sum()} of {len(names)} bags "
-            f"({', '.join(map(str, names[broken][:5]))}); the model diverged, lower train.lr or use float32 precision"
-        )
+    refuse_not_finite(probabilities_BC, bag_ids)
     unknown = ~np.isin(labels_B, np.arange(num_classes))
     if unknown.any():
+        names = np.arange(len(labels_B)) if bag_ids is None else np.asarray(bag_ids)
         raise DataError(
             f"bag {names[unknown][0]} has label {labels_B[unknown][0]}; expected an index from 0 to {num_classes - 1} "
             f"into the classes {list(class_names)}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from asmil.errors import DataError
 from asmil.metrics.calibration import calibration_error, log_loss
-from asmil.metrics.classification import area_under_roc
+from asmil.metrics.classification import area_under_roc, refuse_not_finite
 from asmil.metrics.values import Metric
 
 __all__ = ["multilabel_details", "multilabel_metrics"]
@@ -137,10 +137,4 @@ def _check(
             f"probabilities, truth and answers have shapes {probabilities_BL.shape}, {labels_BL.shape} and "
             f"{predicted_BL.shape}; they need one common shape [bags, labels]"
         )
-    names = np.arange(len(labels_BL)) if bag_ids is None else np.asarray(bag_ids)
-    broken_B = ~np.isfinite(probabilities_BL).all(axis=1)
-    if broken_B.any():
-        raise DataError(
-            f"label probabilities are not finite for {broken_B.sum()} of {len(names)} bags "
-            f"({', '.join(map(str, names[broken_B][:5]))}); the model diverged, lower train.lr or use float32 precision"
-        )
+    refuse_not_finite(probabilities_BL, bag_ids)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from asmil.storage.locks import ForkSafeLock
+from asmil.storage.locks import ForkSafe
 
 __all__ = ["OpenFile", "RangeReader"]
 
@@ -52,7 +52,7 @@ class OpenFile:
         os.close(self.descriptor)
 
 
-class RangeReader:
+class RangeReader(ForkSafe):
     """Reads byte ranges of the files below a directory.
 
     Safe to use from several threads. Pickles without its open files, which are opened again where they are needed.
@@ -62,8 +62,8 @@ class RangeReader:
     """
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         self.root = root
-        self._lock = ForkSafeLock()
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,15 +8,15 @@ import threading
 
 import pytest
 
-from asmil.storage.locks import ForkSafeLock
+from asmil.storage.locks import ForkSafe
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_child_does_not_wait_for_a_thread_of_its_parent() -> None:
-    lock, is_held, may_end = ForkSafeLock(), threading.Event(), threading.Event()
+    owner, is_held, may_end = ForkSafe(), threading.Event(), threading.Event()
 
     def hold() -> None:
-        with lock:
+        with owner._lock:
             is_held.set()
             may_end.wait()
 
@@ -26,22 +26,9 @@ def test_a_child_does_not_wait_for_a_thread_of_its_parent() -> None:
     child = os.fork()
     if child == 0:
         signal.alarm(10)  # ends a child that waits for ever
-        with lock:
+        with owner._lock:
             os._exit(0)
     status = os.waitpid(child, 0)[1]
     may_end.set()
     thread.join()
     assert status == 0
-
-
-def test_it_keeps_threads_apart() -> None:
-    lock = ForkSafeLock()
-    with lock:
-        other = threading.Thread(target=lock.__enter__)
-        other.start()
-        other.join(0.05)
-        assert other.is_alive()
-    other.join(10)
-    assert not other.is_alive()
-    with pytest.raises(RuntimeError):
-        ForkSafeLock().__exit__(None, None, None)

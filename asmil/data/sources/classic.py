@@ -129,9 +129,9 @@ def ids_from_zero(path: Path, numbers_N: np.ndarray) -> tuple[list[str], tuple[s
     Raises:
         DataError: Numbers that are not whole, or do not run from 1 without gaps.
     """
-    whole_N = np.nan_to_num(numbers_N).astype(np.int64)
-    if not np.array_equal(whole_N, numbers_N):
+    if not ((np.abs(numbers_N) < 2.0**53) & (np.floor(numbers_N) == numbers_N)).all():  # false for NaN, too
         raise ContentError(f"{path}: the bag numbers are not whole numbers; get an undamaged copy")
+    whole_N = numbers_N.astype(np.int64)
     check_numbering(path, whole_N.tolist(), first=1)
     return [str(number - 1) for number in whole_N.tolist()], ("bag numbers from 1 became ids from 0",)
 
